@@ -1,0 +1,202 @@
+"""The layers that follow a convolution: one table of norms, gamma 1 and beta 0 in all of them.
+
+The last gamma of a residual block is never zeroed: Detectron does not do so, and a comment in
+Detectron2 reports that it hurts GroupNorm from scratch (paper.md 1.2).
+
+Legend:
+    B  images or RoIs      C  channels      H, W  height and width of the feature map
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from groundup.errors import UsageError
+
+NormKind = Literal["gn", "syncbn", "bn", "frozen_bn", "none"]
+"""gn: group norm; syncbn: batch norm with statistics over all processes; bn: over one process;
+frozen_bn: a fixed scale and shift, only for a start with weights; none: nothing."""
+
+NUM_GROUPS = 32
+"""Source: Detectron, `GROUP_NORM.NUM_GROUPS`; Group Normalization (Wu & He, 2018), section 4."""
+MIN_GROUP_SIZE = 2
+"""Fewest channels in a group: the smallest group of the paper's systems (64 channels in 32 groups). One
+channel in a group would be instance norm, which forgets how strong a channel is."""
+GN_EPS = 1e-5
+"""Source: Detectron, `GROUP_NORM.EPSILON`."""
+BN_EPS = 1e-5
+"""Source: Detectron and torch; TensorFlow's mobile models have 1e-3 and bring it along."""
+BN_MOMENTUM = 0.1
+"""Share of the newest batch in the running statistics. Source: torch."""
+INIT_RULE = "gamma 1, beta 0"
+
+
+def num_groups(channels: int) -> int:
+    """Groups of a group norm: 32, or fewer where the channels do not allow it.
+
+    The largest divisor of the channels that is at most 32 and leaves two channels a group. Every ResNet and
+    FPN width gives 32; narrow layers of mobile networks give fewer (16 -> 8, 24 -> 12, 32 -> 16, 40 -> 20).
+    """
+    most = max(1, min(NUM_GROUPS, channels // MIN_GROUP_SIZE))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm of `num_groups(channels)` groups, then the activation if there is one.
+
+    Source: Group Normalization (Wu & He, 2018).
+    """
+
+    init_rule = INIT_RULE
+
+    def __init__(self, channels: int, activation: nn.Module | None = None) -> None:
+        """Begin with gamma 1 and beta 0."""
+        super().__init__(num_groups(channels), channels, eps=GN_EPS)
+        self.activation = activation
+
+    def forward(self, input: Float[Tensor, "B C *space"]) -> Float[Tensor, "B C *space"]:  # noqa: A002
+        """Each image normalised by its own statistics."""
+        normed = super().forward(input)
+        return normed if self.activation is None else self.activation(normed)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of one process, then the activation if there is one."""
+
+    init_rule = INIT_RULE
+
+    def __init__(
+        self,
+        channels: int,
+        activation: nn.Module | None = None,
+        *,
+        eps: float = BN_EPS,
+        momentum: float | None = BN_MOMENTUM,
+    ) -> None:
+        """Begin with gamma 1, beta 0, mean 0 and variance 1."""
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.activation = activation
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:  # noqa: A002
+        """The batch normalised by its statistics, in evaluation by the running ones."""
+        normed = super().forward(input)
+        return normed if self.activation is None else self.activation(normed)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over the images of all processes, then the activation if there is one.
+
+    In a single process, and outside a process group, it is plain batch norm, also on a CPU.
+
+    Raises:
+        UsageError: in `forward`, training on a CPU in several processes.
+    """
+
+    init_rule = INIT_RULE
+
+    def __init__(
+        self,
+        channels: int,
+        activation: nn.Module | None = None,
+        *,
+        eps: float = BN_EPS,
+        momentum: float | None = BN_MOMENTUM,
+    ) -> None:
+        """Begin with gamma 1, beta 0, mean 0 and variance 1."""
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.activation = activation
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:  # noqa: A002
+        """The batch normalised by its statistics, in evaluation by the running ones."""
+        if not (self.training and num_processes() > 1):
+            normed = _BatchNorm.forward(self, input)
+        elif input.device.type == "cpu":
+            raise UsageError(
+                f"norm=syncbn cannot join the statistics of {num_processes()} processes on a CPU; "
+                "use norm=gn, one process, or GPUs"
+            )
+        else:
+            normed = super().forward(input)
+        return normed if self.activation is None else self.activation(normed)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics, gamma and beta never change, then the activation if there is one.
+
+    All four are buffers under batch norm's own names, so its weights load into it; `eps` stays what the
+    weights were trained with. One fused multiply-add: 1.1 to 1.6 times the speed of torchvision's
+    (peers.md 7).
+
+    Source: Detectron, `AffineChannel`.
+    """
+
+    init_rule = "fixed: by the loaded weights"
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, activation: nn.Module | None = None, *, eps: float = BN_EPS) -> None:
+        """Begin as (almost) the identity, until weights are loaded."""
+        super().__init__()
+        self.num_features = channels
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.activation = activation
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The feature map scaled and shifted channel by channel."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scale = scale.to(images.dtype).view(1, -1, 1, 1)
+        shift = shift.to(images.dtype).view(1, -1, 1, 1)
+        normed = torch.addcmul(shift, images, scale)
+        return normed if self.activation is None else self.activation(normed)
+
+    def extra_repr(self) -> str:
+        """Channels and eps, as other norms print them."""
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def build_norm(
+    kind: NormKind,
+    channels: int,
+    *,
+    activation: nn.Module | None = None,
+    eps: float = BN_EPS,
+    momentum: float | None = BN_MOMENTUM,
+) -> nn.Module:
+    """The layer that follows a convolution of so many channels.
+
+    Args:
+        kind: which; see `NormKind`.
+        channels: of the convolution's output.
+        activation: applied last; part of the norm so that fused norm-and-activation layers of a backbone
+            keep the names of their weights. None for none.
+        eps: of the batch norms; group norm always has 1e-5.
+        momentum: share of the newest batch in the running statistics; None averages all batches.
+    """
+    match kind:
+        case "gn":
+            return GroupNorm(channels, activation)
+        case "syncbn":
+            return SyncBatchNorm(channels, activation, eps=eps, momentum=momentum)
+        case "bn":
+            return BatchNorm(channels, activation, eps=eps, momentum=momentum)
+        case "frozen_bn":
+            return FrozenBatchNorm(channels, activation, eps=eps)
+        case "none":
+            return nn.Identity() if activation is None else activation
+
+
+def num_processes() -> int:
+    """Processes that train together; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
