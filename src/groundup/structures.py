@@ -14,18 +14,21 @@ Legend:
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+RecordKind = TypeVar("RecordKind", bound="Record")
+"""In place of `typing.Self`, which beartype refuses where jaxtyping decorates methods one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Base of records of tensors that travel together."""
 
-    def map(self, change: Any) -> Self:
+    def map(self: RecordKind, change: Any) -> RecordKind:
         """The record with `change` applied to every tensor, also inside records it holds."""
         changed: dict[str, Any] = {}
         for field in fields(self):
@@ -36,11 +39,11 @@ class Record:
                 changed[field.name] = value.map(change)
         return replace(self, **changed)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
+    def to(self: RecordKind, device: torch.device | str, *, non_blocking: bool = True) -> RecordKind:
         """The record on the device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self: RecordKind) -> RecordKind:
         """The record in page-locked memory, from which copies to a GPU overlap with work."""
         return self.map(lambda tensor: tensor.pin_memory())
 
