@@ -1,0 +1,389 @@
+"""The loop. It trains anything with `losses(batch)`; all it needs is passed in, all it says is logged.
+
+State on disk: nothing, a log and checkpoints, or `result.json`, which is written last. The same call
+starts, goes on, or returns the result. What is done after a step is a function of the images seen, so
+a run that was stopped or killed anywhere ends, on a CPU, with the bits of one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import model_validator
+from torch import nn
+
+from groundup.config import Options, plain
+from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
+from groundup.engine.distributed import read_world
+from groundup.engine.journal import Journal, open_log
+from groundup.engine.numerics import Precision, build_scaler, determinism
+from groundup.engine.optimizer import OptimizerOptions, build_average, build_optimizer
+from groundup.engine.progress import Progress
+from groundup.engine.schedule import ScheduleOptions, check_schedule, drop_points, lr_at, total_images
+from groundup.engine.state import TrainingState, Window, versions
+from groundup.engine.step import Losses, draw_microbatches, spend, take_step
+from groundup.engine.stop import StopFlag, listening
+from groundup.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from groundup.records import lock_folder, read_json, write_json
+from groundup.structures import Batch
+
+RESULT = "result.json"
+"""Written last: a run is done when it exists."""
+
+Batches = Callable[[int], Iterator[Batch]]
+"""From a position in the order of images, the batches that follow, without end."""
+Evaluate = Callable[[nn.Module, int], dict[str, float | None]]
+"""Metrics of a model after so many images."""
+
+
+class UpkeepOptions(Options):
+    """What a run does besides learning; none of it changes the weights."""
+
+    log_every: int = 320
+    """Images between records of the losses, 20 steps of 16."""
+    checkpoint_every: int | None = 80_000
+    """Images between checkpoints, 5,000 steps of 16 as in Detectron2; None: by the clock and at the end."""
+    checkpoint_seconds: float | None = 900.0
+    """Seconds between checkpoints; None: only by images."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay. Two: the older one stands while the newer is proven."""
+    time_limit: float | None = None
+    """Seconds until the run writes a checkpoint and leaves with status 75; None: no limit."""
+    tensorboard: bool = True
+    """Whether the log is repeated as TensorBoard events."""
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be(self) -> Self:
+        """Refuse periods that never come."""
+        for name in ("log_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}, but must be above 0")
+        return self
+
+
+class TrainOptions(Options):
+    """How a model learns."""
+
+    schedule: ScheduleOptions = ScheduleOptions()
+    """Length, batch size, learning rate."""
+    optimizer: OptimizerOptions = OptimizerOptions()
+    """How gradients become steps."""
+    accumulate: int = 1
+    """Microbatches an optimizer step; the batches passed in have schedule.batch_size / accumulate images.
+    Equal to the big batch for losses that are means over images."""
+    precision: Precision = "fp32"
+    """fp32 as written, or autocast to bf16, or to fp16 with a loss scale."""
+    compile: bool = False
+    """Compile the losses with torch.compile; each new shape may be compiled anew."""
+    evaluate_every: int | None = None
+    """Images between evaluations; one always follows the last step. None: only that."""
+    deterministic: bool = False
+    """Bit-equal runs on a GPU too, slower; a CPU always is."""
+    upkeep: UpkeepOptions = UpkeepOptions()
+    """Log, checkpoints, limits: no part of a run's identity."""
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be(self) -> Self:
+        """Refuse counts and periods below 1, and microbatches that do not fill a batch."""
+        for name in ("accumulate", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1")
+        if self.schedule.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, "
+                f"but must divide schedule.batch_size {self.schedule.batch_size}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that is settled before the first step."""
+
+    options: TrainOptions
+    num_images: int
+    seed: int
+    recipe: str
+
+    @property
+    def total(self) -> int:
+        """Images of the whole run."""
+        return total_images(self.options.schedule, self.num_images)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return self.options.schedule.batch_size
+
+    def lr(self, images_seen: int) -> float:
+        """Rate of the step that begins there."""
+        return lr_at(images_seen, self.options.schedule, self.num_images)
+
+    def is_due(self, images_seen: int, every: int | None) -> bool:
+        """Whether something done every so many images is done after the step that ended there."""
+        return every is not None and images_seen // every > (images_seen - self.batch_size) // every
+
+
+def run_state(folder: Path) -> Literal["missing", "partial", "done"]:
+    """How far the run of this folder has come, by what exists."""
+    if (folder / RESULT).exists():
+        return "done"
+    return "partial" if open_log(folder).path.exists() else "missing"
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    num_images: int,
+    seed: int,
+    recipe: str,
+    evaluate: Evaluate | None = None,
+    stop: StopFlag | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the model where it lies, in the folder: start, go on, or return what is done.
+
+    The model has `losses(batch)`, named scalars that are summed, and comes with its first weights on its
+    device; `evaluate` gets it in eval mode, without gradients. `num_images` counts the photographs of the
+    training set, in which the schedule is measured. `seed` is of what a step draws besides `Batch.seeds`;
+    the order of images is `batches`' own. `recipe` names all that the weights hang on (a fingerprint); a
+    folder belongs to one. `stop` is shared with `evaluate`, which polls it by `stop.check()`; None makes
+    one that only the loop polls. Returned is what `result.json` holds.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint is written.
+        DivergedError: a loss or gradient is not finite; it never reached the weights.
+        CheckpointError: the folder is in use, another recipe's or damaged, or the disk is full.
+        UsageError: a schedule or batches that cannot be.
+    """
+    read_world()
+    check_schedule(options.schedule, num_images)
+    plan = Plan(options=options, num_images=num_images, seed=seed, recipe=recipe)
+    device = next(model.parameters()).device
+    with (
+        lock_folder(folder),
+        listening(stop, options.upkeep.time_limit) as flag,
+        determinism(device, strict=options.deterministic),
+    ):
+        refuse_foreign(folder, recipe)
+        if run_state(folder) == "done":
+            return dict(read_json(folder / RESULT))
+        state = build_state(model, plan, device)
+        checkpoint = newest_checkpoint(folder)
+        remove_drafts(folder)
+        if checkpoint is not None:
+            state.load(checkpoint, recipe=recipe)
+        progress = Progress(plan.total, state.images_seen, quiet=quiet)
+        with Journal(
+            folder, state.images_seen, plan.batch_size, progress, tensorboard=options.upkeep.tensorboard
+        ) as journal:
+            record_start(journal, state, plan, checkpoint)
+            run = Run(folder=folder, plan=plan, state=state, journal=journal, evaluate=evaluate, stop=flag)
+            try:
+                loop(run, batches)
+                path = run.save()
+                run.judge()
+            except Interrupted:
+                path = run.save()
+                journal.append("stop", state.images_seen, reason=flag.reason)
+                raise Interrupted(
+                    f"stopped by {flag.reason} after {state.images_seen} of {plan.total} images; "
+                    f"{path} is written; the same command goes on from there"
+                ) from None
+            except DivergedError as error:
+                journal.append("diverged", state.images_seen, message=str(error))
+                raise
+            return conclude(run, path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The parts of a run under way, and the two things that are done with all of them."""
+
+    folder: Path
+    plan: Plan
+    state: TrainingState
+    journal: Journal
+    evaluate: Evaluate | None
+    stop: StopFlag
+
+    def save(self) -> Path:
+        """Commit a checkpoint, not before its log is on the disk."""
+        self.journal.flush()
+        keep = self.plan.options.upkeep.keep_checkpoints
+        path = self.state.save(self.folder, recipe=self.plan.recipe, keep=keep)
+        self.journal.append(
+            "checkpoint", self.state.images_seen, path=path.relative_to(self.folder).as_posix()
+        )
+        return path
+
+    def judge(self) -> None:
+        """Evaluate the weights that count, unless the log already says what came out."""
+        state, journal = self.state, self.journal
+        if self.evaluate is None or journal.evaluated(state.images_seen) is not None:
+            return
+        began = time.monotonic()
+        state.judged.eval()
+        try:
+            with torch.no_grad():
+                metrics = self.evaluate(state.judged, state.images_seen)
+        finally:
+            state.model.train()
+        journal.evaluation(state.images_seen, metrics, time.monotonic() - began)
+
+
+def loop(run: Run, batches: Batches) -> None:
+    """Take the steps that are left; log, save and evaluate when due.
+
+    A checkpoint comes before the evaluation that is due with it, so that of an interrupted evaluation
+    nothing else is repeated.
+    """
+    plan, state = run.plan, run.state
+    options, upkeep = plan.options, plan.options.upkeep
+    if state.images_seen >= plan.total:
+        return
+    losses_of = losses_method(state.model, compiled=options.compile)
+    state.model.train()
+    if state.images_seen > 0 and plan.is_due(state.images_seen, options.evaluate_every):
+        run.judge()
+    stream = batches(state.images_seen)
+    saved_at = time.monotonic()
+    while True:
+        run.stop.check()
+        began = time.monotonic()
+        microbatches = draw_microbatches(stream, options.accumulate, plan.batch_size)
+        waited = time.monotonic() - began
+        lr = plan.lr(state.images_seen)
+        losses, norm = take_step(
+            state,
+            microbatches,
+            losses_of,
+            options.optimizer,
+            lr=lr,
+            seed=plan.seed,
+            precision=options.precision,
+        )
+        record_step(run, losses, norm, seconds=time.monotonic() - began, waited=waited)
+        is_last = state.images_seen >= plan.total
+        if is_last or plan.is_due(state.images_seen, upkeep.log_every):
+            record_window(run, lr)
+        if is_last:
+            return
+        by_clock = upkeep.checkpoint_seconds or math.inf
+        if plan.is_due(state.images_seen, upkeep.checkpoint_every) or time.monotonic() - saved_at >= by_clock:
+            run.save()
+            saved_at = time.monotonic()
+        if plan.is_due(state.images_seen, options.evaluate_every):
+            run.judge()
+
+
+def build_state(model: nn.Module, plan: Plan, device: torch.device) -> TrainingState:
+    """The state before the first step; on a GPU the weights lie channels last, where its kernels are fast."""
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    return TrainingState(
+        model=model,
+        optimizer=build_optimizer(model, plan.options.optimizer),
+        average=build_average(model, plan.options.optimizer),
+        scaler=build_scaler(device, plan.options.precision),
+    )
+
+
+def losses_method(model: nn.Module, *, compiled: bool) -> Losses:
+    """The model's `losses`, compiled if asked for.
+
+    Raises:
+        UsageError: it has none.
+    """
+    losses_of = getattr(model, "losses", None)
+    if losses_of is None:
+        raise UsageError(f"a {type(model).__name__} cannot be trained: it has no method losses(batch)")
+    chosen: Losses = torch.compile(losses_of) if compiled else losses_of
+    return chosen
+
+
+def record_step(run: Run, losses: dict[str, float], norm: float, *, seconds: float, waited: float) -> None:
+    """Count a step and show it."""
+    state = run.state
+    spend(state, seconds)
+    state.window.add(losses, norm, images=run.plan.batch_size, seconds=seconds, waited=waited)
+    run.journal.progress.step(state.images_seen, loss=sum(losses.values()), seconds=seconds, waited=waited)
+
+
+def record_window(run: Run, lr: float) -> None:
+    """Log the steps since the last record and begin anew."""
+    state, window = run.state, run.state.window
+    bill = state.exposure.to_json()
+    timing = window.timing() | {"exposure_seconds": bill.pop("seconds")}
+    facts = {
+        "lr": lr,
+        "gradient_norm": window.gradient_norm / window.steps,
+        "skipped_steps": state.skipped_steps,
+        "exposure": bill,
+    }
+    run.journal.train(state.images_seen, window.mean_losses(), facts, timing)
+    state.window = Window()
+
+
+def record_start(journal: Journal, state: TrainingState, plan: Plan, checkpoint: Checkpoint | None) -> None:
+    """Log what the run is made of and say where it goes on."""
+    skipped = () if checkpoint is None else checkpoint.skipped
+    journal.append(
+        "start",
+        state.images_seen,
+        recipe=plan.recipe,
+        seed=plan.seed,
+        num_images=plan.num_images,
+        total_images=plan.total,
+        drop_points=drop_points(plan.options.schedule, plan.num_images),
+        options=plain(plan.options),
+        versions=versions(),
+        skipped_checkpoints=skipped,
+    )
+    for line in skipped:
+        journal.progress.note(f"passed over {line}")
+    if checkpoint is not None:
+        journal.progress.note(f"going on from {checkpoint.path} after {state.images_seen} images")
+
+
+def conclude(run: Run, path: Path) -> dict[str, Any]:
+    """Write the result, by which the run is done, and give it back."""
+    state, journal = run.state, run.journal
+    losses = [record["loss"] for record in journal.log.read() if record["kind"] == "train"]
+    metrics = journal.evaluated(state.images_seen)
+    result = {
+        "recipe": run.plan.recipe,
+        "images_seen": state.images_seen,
+        "loss": losses[-1],
+        "metrics": metrics,
+        "exposure": state.exposure.to_json(),
+        "skipped_steps": state.skipped_steps,
+        "checkpoint": path.relative_to(run.folder).as_posix(),
+    }
+    journal.append("done", state.images_seen, metrics=metrics)
+    journal.flush()
+    write_json(run.folder / RESULT, result)
+    return dict(read_json(run.folder / RESULT))
+
+
+def refuse_foreign(folder: Path, recipe: str) -> None:
+    """Refuse a folder that another recipe began.
+
+    Raises:
+        CheckpointError: it did.
+    """
+    for record in open_log(folder).read():
+        if record["kind"] == "start" and record["recipe"] != recipe:
+            raise CheckpointError(
+                f"{folder}: holds a run of recipe {record['recipe']}, but this is {recipe}; "
+                "choose another --out"
+            )
