@@ -1,0 +1,177 @@
+"""Box head: the class and the exact box of each RoI.
+
+Legend:
+    B  images     N  RoIs     K  classes     D  channels of the pyramid     R  RoI slots an image
+    T  boxes for which deltas are predicted: one a class, or one for all     M  detections of a batch
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name the field uses
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from groundup.config import Options
+from groundup.models.initialisation import InitKind, initialise
+from groundup.models.layers import ConvBlock
+from groundup.models.losses import normalise_loss, smooth_l1
+from groundup.models.norm import NormKind
+from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
+from groundup.models.rpn import Proposals, delta_targets
+from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, has_min_side
+from groundup.ops.roi import nms
+from groundup.structures import Batch
+
+ROIS_AT_ONCE = 2048
+"""RoIs the head sees at a time in detection, which bounds its memory whatever the batch."""
+
+
+class BoxHeadOptions(Options):
+    """The second stage's classifier and regressor. Where systems differ: paper.md 4."""
+
+    pool: PoolOptions = PoolOptions()
+    """How features are cut out of the pyramid."""
+    num_convs: int = Field(4, ge=0)
+    """3x3 convolutions before the fully connected layers; 4 in GN systems, 0 in plain ones."""
+    conv_channels: int = Field(256, ge=1)
+    """Their width."""
+    norm: NormKind = "gn"
+    """Norm after each of them."""
+    num_fcs: int = Field(1, ge=1)
+    """Fully connected layers; 1 in GN systems, 2 in plain ones."""
+    fc_channels: int = Field(1024, ge=1)
+    """Their width."""
+    class_agnostic: bool = False
+    """One box for all classes instead of one for each."""
+    box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0)
+    """Factors of the encoded (dx, dy, dw, dh)."""
+    smooth_l1_beta: float = Field(1.0, ge=0)
+    """Where the box loss turns linear; 0 is L1."""
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    """Detections need a higher score."""
+    nms_threshold: float = Field(0.5, ge=0, le=1)
+    """IoU above which the lower-scored detection of a class goes."""
+    max_detections: int = Field(100, ge=1)
+    """Detections an image. Crowded data need more: an image of the nuclei set holds up to 375."""
+    min_box_size: float = Field(0.0, ge=0)
+    """Pixels; detections with a shorter side are dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBoxes:
+    """Detections of a batch, image by image and best first within each, in pixels of the resized images."""
+
+    boxes: Float[Tensor, "M 4"]
+    scores: Float[Tensor, " M"]
+    labels: Int[Tensor, " M"]
+    images: Int[Tensor, " M"]
+
+
+class BoxHead(nn.Module):
+    """Convolutions, fully connected layers, and one predictor each for class and box.
+
+    Source: Group Normalization (Wu and He, 2018), section 4.2, for 4conv1fc; FPN (Lin et al., 2017),
+    section 4.2, for 2fc.
+    """
+
+    def __init__(
+        self, options: BoxHeadOptions, channels: int, strides: Sequence[int], num_classes: int, init: InitKind
+    ) -> None:
+        """Begin with layers for maps of so many channels at the strides, finest first."""
+        super().__init__()
+        self.options = options
+        self.strides = tuple(strides)
+        self.num_classes = num_classes
+        widths = [channels] + [options.conv_channels] * options.num_convs
+        self.convs = nn.Sequential(
+            *(
+                ConvBlock(before, after, 3, options.norm, init=init, part="head_conv", has_relu=True)
+                for before, after in pairwise(widths)
+            )
+        )
+        layers: list[nn.Module] = []
+        width = widths[-1] * options.pool.resolution**2
+        for _ in range(options.num_fcs):
+            layer = nn.Linear(width, options.fc_channels)
+            initialise(layer, init, "head_fc")
+            layers += [layer, nn.ReLU(inplace=True)]
+            width = options.fc_channels
+        self.fcs = nn.Sequential(*layers)
+        self.classes = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, 4 * (1 if options.class_agnostic else num_classes))
+        initialise(self.classes, init, "box_class")
+        initialise(self.deltas, init, "box_delta")
+
+    def forward(
+        self, maps: Sequence[Float[Tensor, "B D _ _"]], boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "N K+1"], Float[Tensor, "N T 4"]]:
+        """Class logits, background last, and deltas of each RoI, in float32."""
+        hidden = pool_rois(maps, self.strides, boxes, images, self.options.pool)
+        hidden = self.fcs(self.convs(hidden).flatten(1))
+        deltas = self.deltas(hidden).float()
+        return self.classes(hidden).float(), deltas.view(len(deltas), -1, 4)
+
+    def losses(
+        self,
+        maps: Sequence[Float[Tensor, "B D _ _"]],
+        rois: RoIs,
+        batch: Batch,
+        *,
+        slots: SlotKind,
+        group_size: int,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy and box loss of the positives, both divided by all sampled RoIs."""
+        rows = rows_seen(rois.is_filled, slots)
+        num_slots = rois.labels.shape[1]
+        logits, deltas = self(maps, rois.boxes.flatten(0, 1)[rows], rows // num_slots)
+        labels = rois.labels.flatten()[rows]
+        targets = delta_targets(
+            batch.boxes, rois.gt_index, rois.boxes, rois.is_positive, self.options.box_weights
+        ).flatten(0, 1)[rows]
+        loss_class = F.cross_entropy(logits, labels, reduction="none")
+        column = labels.clamp(max=deltas.shape[1] - 1)
+        chosen = deltas.gather(1, column[:, None, None].expand(-1, 1, 4))[:, 0]
+        loss_delta = smooth_l1(chosen, targets, self.options.smooth_l1_beta).sum(dim=-1)
+        counts = rois.is_filled.sum(dim=1).to(logits.dtype)
+        return {
+            "loss_box_class": normalise_loss(
+                sums_of_images(loss_class, rows, rois.is_filled), counts, group_size
+            ),
+            "loss_box_delta": normalise_loss(
+                sums_of_images(loss_delta, rows, rois.is_positive), counts, group_size
+            ),
+        }
+
+    def detect(
+        self, maps: Sequence[Float[Tensor, "B D _ _"]], proposals: Proposals, sizes: Int[Tensor, "B 2"]
+    ) -> FoundBoxes:
+        """Boxes above the score threshold after NMS within each class, the best of each image."""
+        options = self.options
+        rows = rows_seen(proposals.is_filled, "real")
+        num_slots = proposals.boxes.shape[1]
+        boxes, images = proposals.boxes.flatten(0, 1)[rows], rows // num_slots
+        parts = [
+            self(maps, boxes[first : first + ROIS_AT_ONCE], images[first : first + ROIS_AT_ONCE])
+            for first in range(0, len(rows), ROIS_AT_ONCE)
+        ]
+        logits, deltas = (torch.cat(part) for part in zip(*parts, strict=True))
+        scores = logits.softmax(dim=-1)[:, :-1] * proposals.is_filled.flatten()[rows, None]
+
+        roi, labels = (scores > options.score_threshold).nonzero().unbind(1)
+        column = labels.clamp(max=deltas.shape[1] - 1)
+        found = decode_deltas(deltas[roi, column], boxes[roi], options.box_weights)
+        found = clip_boxes(found[:, None], sizes[images[roi]])[:, 0]
+        kept = has_min_side(found, options.min_box_size).nonzero()[:, 0]
+        roi, labels, found = roi[kept], labels[kept], found[kept]
+        scores, images = scores[roi, labels], images[roi]
+        best = nms(found, scores, images * self.num_classes + labels, options.nms_threshold)
+        best = best[images[best].argsort(stable=True)]
+        # Rank within the image: how far a row is from the first of its image.
+        counts = images[best].bincount(minlength=len(sizes))
+        rank = torch.arange(len(best), device=best.device) - (counts.cumsum(0) - counts)[images[best]]
+        best = best[rank < options.max_detections]
+        return FoundBoxes(boxes=found[best], scores=scores[best], labels=labels[best], images=images[best])

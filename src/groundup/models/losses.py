@@ -1,0 +1,37 @@
+"""How losses are summed: per image first, then over the group of images that one device would hold.
+
+A loss is kept as per-image sums and per-image counts and divided within groups of consecutive images, so
+that gradient accumulation and several processes give exactly the big batch's loss.
+
+Legend:
+    B  images     *s  any axes of a target
+"""
+
+import torch.nn.functional as F  # noqa: N812 - the name the field uses
+from jaxtyping import Float
+from torch import Tensor
+
+
+def normalise_loss(
+    sums: Float[Tensor, " B"], counts: Float[Tensor, " B"], group_size: int
+) -> Float[Tensor, ""]:
+    """Mean over groups of (sum of the group's sums) / (sum of its counts); a group without counts gives 0.
+
+    Args:
+        sums: of each image's losses.
+        counts: by which they are divided, of each image.
+        group_size: consecutive images that are divided by one count; the last group may be smaller.
+    """
+    num_images = len(sums)
+    group_size = min(group_size, num_images)
+    padding = -num_images % group_size
+    grouped_sums = F.pad(sums, (0, padding)).view(-1, group_size).sum(dim=1)
+    grouped_counts = F.pad(counts, (0, padding)).view(-1, group_size).sum(dim=1)
+    return (grouped_sums / grouped_counts.clamp(min=1)).mean()
+
+
+def smooth_l1(
+    predicted: Float[Tensor, "*s"], target: Float[Tensor, "*s"], beta: float
+) -> Float[Tensor, "*s"]:
+    """Quadratic up to `beta`, linear beyond; beta 0 is L1. Source: Fast R-CNN (Girshick, 2015), eq. 3."""
+    return F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=beta)

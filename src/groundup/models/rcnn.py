@@ -1,0 +1,198 @@
+"""Faster and Mask R-CNN: photographs in, losses or detections out.
+
+Legend:
+    B  images     H, W  size of the padded batch     D  channels of the pyramid
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float, UInt8
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from groundup.config import Options
+from groundup.models.backbone import BackboneOptions, build_backbone
+from groundup.models.box_head import BoxHead, BoxHeadOptions
+from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
+from groundup.models.initialisation import InitKind
+from groundup.models.mask_head import MaskHead, MaskHeadOptions
+from groundup.models.rois import RoIOptions, SlotKind, sample_rois
+from groundup.models.rpn import RPN, RPNOptions
+from groundup.ops.boxes import scale_boxes
+from groundup.structures import Batch, Detections
+
+MAX_PIXEL = 255
+"""Largest value of an 8-bit pixel."""
+
+
+class DetectorOptions(Options):
+    """The whole detector. `models.presets` holds the published systems."""
+
+    backbone: BackboneOptions = BackboneOptions()
+    """Where features come from."""
+    fpn: FPNOptions = FPNOptions()
+    """The neck."""
+    rpn: RPNOptions = RPNOptions()
+    """The first stage."""
+    rois: RoIOptions = RoIOptions()
+    """What the second stage learns from."""
+    box_head: BoxHeadOptions = BoxHeadOptions()
+    """Its classifier and regressor."""
+    mask_head: MaskHeadOptions | None = MaskHeadOptions()
+    """Its mask branch; null makes a Faster R-CNN."""
+    init: InitKind = "detectron"
+    """Whose first weights the neck, the RPN and the heads begin with; see `groundup config --init`."""
+    loss_images: int = Field(2, ge=1)
+    """Consecutive images whose losses are divided by one count, as on one device of the paper (2 images);
+    the batch's loss is the mean over such groups, so it does not depend on how devices share the batch."""
+    roi_slots: SlotKind = "real"
+    """Whether heads see real RoIs only or all slots; see `models.rois.SlotKind`. Equal losses."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        norms = {self.box_head.norm} | ({self.mask_head.norm} if self.mask_head else set())
+        if self.roi_slots == "fixed" and norms & {"bn", "syncbn"}:
+            raise ValueError(
+                "roi_slots=fixed lets empty slots into the batch statistics of the heads' norm "
+                f"({', '.join(sorted(norms))}): write roi_slots=real or another norm"
+            )
+        return self
+
+
+class RCNN(nn.Module):
+    """Two-stage detector on a feature pyramid.
+
+    Source: Faster R-CNN (Ren et al., 2015), FPN (Lin et al., 2017), Mask R-CNN (He et al., 2017).
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        options: DetectorOptions,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        """Begin with random weights.
+
+        Args:
+            options: of every part.
+            num_classes: foreground classes.
+            pixel_mean: of R, G, B in units of 0 to 1; belongs to the start's weights.
+            pixel_std: as above.
+        """
+        super().__init__()
+        self.options = options
+        self.num_classes = num_classes
+        self.backbone = build_backbone(options.backbone)
+        strides = tuple(self.backbone.strides)
+        channels, init = options.fpn.channels, options.init
+        self.fpn = FPN(options.fpn, self.backbone.channels, init)
+        self.rpn = RPN(options.rpn, channels, (*strides, strides[-1] * LAST_STRIDE_FACTOR), init)
+        self.box_head = BoxHead(options.box_head, channels, strides, num_classes, init)
+        self.mask_head = (
+            MaskHead(options.mask_head, channels, strides, num_classes, init) if options.mask_head else None
+        )
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
+
+    def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Losses to be summed: of the RPN, the box head and, where there is one, the mask head.
+
+        Raises:
+            DataError: there is a mask head and the batch has no masks.
+        """
+        group_size = self.options.loss_images
+        pyramid = self.pyramid(batch)
+        found = self.rpn(pyramid, (batch.images.shape[2], batch.images.shape[3]))
+        losses = self.rpn.losses(found, batch, group_size)
+        proposals = self.rpn.propose(found, batch.sizes, is_training=True, group_size=group_size)
+        rois = sample_rois(proposals, batch, self.options.rois, self.num_classes)
+        maps, slots = maps_for_rois(pyramid), self.options.roi_slots
+        losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
+        if self.mask_head is not None:
+            losses |= self.mask_head.losses(
+                maps,
+                rois,
+                batch,
+                max_positives=self.options.rois.max_positives,
+                slots=slots,
+                group_size=group_size,
+            )
+        return losses
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> list[Detections]:
+        """What each image holds, in pixels of the original photograph, best score first."""
+        pyramid = self.pyramid(batch)
+        found = self.rpn(pyramid, (batch.images.shape[2], batch.images.shape[3]))
+        proposals = self.rpn.propose(
+            found, batch.sizes, is_training=False, group_size=self.options.loss_images
+        )
+        maps = maps_for_rois(pyramid)
+        boxes = self.box_head.detect(maps, proposals, batch.sizes)
+        masks = None
+        if self.mask_head is not None:
+            masks = self.mask_head.detect(maps, boxes.boxes, boxes.images, boxes.labels)
+        original = scale_boxes(boxes.boxes, batch.sizes[boxes.images], batch.original_sizes[boxes.images])
+        counts = boxes.images.bincount(minlength=batch.num_images).tolist()
+        sizes, image_ids = batch.original_sizes.tolist(), batch.image_ids.tolist()
+        parts = zip(
+            original.split(counts),
+            boxes.scores.split(counts),
+            boxes.labels.split(counts),
+            [None] * len(counts) if masks is None else masks.split(counts),
+            strict=True,
+        )
+        return [
+            Detections(
+                boxes=image_boxes,
+                scores=scores,
+                labels=labels,
+                masks=image_masks,
+                keypoints=None,
+                image_id=image_ids[image],
+                size=(sizes[image][0], sizes[image][1]),
+            )
+            for image, (image_boxes, scores, labels, image_masks) in enumerate(parts)
+        ]
+
+    def pyramid(self, batch: Batch) -> list[Float[Tensor, "B D _ _"]]:
+        """P2 to P6 of the normalised images."""
+        pyramid: list[Tensor] = self.fpn(self.backbone(self.normalise(batch)))
+        return pyramid
+
+    def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
+        """Images less their mean, over their deviation, with zeros in the padding."""
+        images: UInt8[Tensor, "B 3 H W"] = batch.images
+        normal = (images.to(self.pixel_mean.dtype) / MAX_PIXEL - self.pixel_mean) / self.pixel_std
+        is_row = torch.arange(images.shape[2], device=images.device) < batch.sizes[:, :1]
+        is_column = torch.arange(images.shape[3], device=images.device) < batch.sizes[:, 1:]
+        is_valid = is_row[:, None, :, None] & is_column[:, None, None, :]
+        return normal.masked_fill_(~is_valid, 0.0)
+
+
+def maps_for_rois(pyramid: Sequence[Float[Tensor, "B D _ _"]]) -> list[Float[Tensor, "B D _ _"]]:
+    """P2 to P5 in float32, converted once for all heads: RoIAlign knows no bfloat16."""
+    return [level.float() for level in pyramid[:-1]]
+
+
+def build_detector(
+    options: DetectorOptions, *, num_classes: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+) -> RCNN:
+    """The detector with random weights.
+
+    Args:
+        options: of every part.
+        num_classes: foreground classes.
+        pixel_mean: of R, G, B in units of 0 to 1.
+        pixel_std: as above.
+
+    Raises:
+        UsageError: timm has no such backbone.
+    """
+    return RCNN(options, num_classes, pixel_mean, pixel_std)

@@ -1,0 +1,134 @@
+"""Regions of interest: NMS and RoIAlign. The one door to `torchvision.ops`.
+
+Legend:
+    B  images     C  channels     H, W  a map's size     N  boxes or RoIs     S  RoIAlign's resolution
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torchvision.ops
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CANONICAL_SIZE = 224
+"""Side in pixels of a RoI that belongs to the canonical level. Source: FPN (Lin et al., 2017), eq. 1."""
+CANONICAL_LEVEL = 4
+"""Level of a RoI of the canonical size. Source: as above."""
+FIRST_LEVEL = 2
+"""Level of the finest map. Source: as above."""
+
+
+def nms(
+    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int[Tensor, " N"], threshold: float
+) -> Int[Tensor, " K"]:
+    """Rows that survive greedy non-maximum suppression within each group, best score first.
+
+    The number of survivors depends on the data: on a GPU this waits for the device, once.
+
+    Args:
+        boxes: of all groups.
+        scores: of each box; higher is better.
+        groups: boxes of different groups do not suppress one another.
+        threshold: IoU above which the lower score goes.
+    """
+    if boxes.is_cuda:
+        # All groups in one kernel, moved apart; in float64, for the shifts would cost float32 its precision.
+        distance = boxes.max().double() + 1 if len(boxes) else 0.0
+        apart = boxes.double() + (groups * distance)[:, None]
+        kept_rows: Tensor = torchvision.ops.nms(apart, scores.double(), threshold)
+        return kept_rows
+    # On the CPU the kernel compares all pairs: group by group is less work.
+    order = groups.argsort(stable=True)
+    counts = groups.bincount().tolist() if len(groups) else []
+    kept = [
+        rows[torchvision.ops.nms(boxes[rows], scores[rows], threshold)]
+        for rows in order.split(counts)
+        if len(rows)
+    ]
+    survivors = torch.cat(kept) if kept else order
+    return survivors[scores[survivors].argsort(descending=True, stable=True)]
+
+
+def fpn_levels(
+    boxes: Float[Tensor, "N 4"], num_levels: int, *, eps: float, is_eps_in_log: bool
+) -> Int[Tensor, " N"]:
+    """Row of the map, finest first, on which each box is pooled.
+
+    Args:
+        boxes: in pixels of the resized image.
+        num_levels: maps, from stride 4 on.
+        eps: guards whole levels against rounding (and, inside the logarithm, against empty boxes).
+        is_eps_in_log: whether it is added to the ratio of sizes or to its logarithm (paper.md 4).
+
+    Source: FPN (Lin et al., 2017), equation 1.
+    """
+    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt() / CANONICAL_SIZE
+    logs = torch.log2(sides + eps) if is_eps_in_log else torch.log2(sides) + eps
+    levels = torch.floor(CANONICAL_LEVEL + logs).clamp(FIRST_LEVEL, FIRST_LEVEL + num_levels - 1)
+    return levels.to(torch.int64) - FIRST_LEVEL
+
+
+def roi_align(
+    features: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    *,
+    size: int,
+    scale: float,
+    sampling_ratio: int,
+    is_aligned: bool,
+) -> Float[Tensor, "N C {size} {size}"]:
+    """Each box's part of its image's map, resampled to a grid by bilinear interpolation.
+
+    Args:
+        features: maps of the batch.
+        boxes: in pixels.
+        images: row of the batch each box belongs to.
+        size: grid cells along each side.
+        scale: cells a pixel.
+        sampling_ratio: samples along each side of a grid cell; 0 takes as many as cells of the map.
+        is_aligned: whether pixel centres lie at half-integers, as boxes are half-open (Detectron2), or at
+            integers (Detectron, torchvision).
+
+    Maps of lower precision are for the caller to convert, once for all heads.
+
+    Source: Mask R-CNN (He et al., 2017), section 3.
+    """
+    # Boxes stay float32: half precision would move corners by a pixel on a large image.
+    rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
+    pooled: Tensor = torchvision.ops.roi_align(features, rois, size, scale, sampling_ratio, is_aligned)
+    return pooled
+
+
+def pool_levels(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    levels: Int[Tensor, " N"],
+    *,
+    size: int,
+    strides: Sequence[int],
+    sampling_ratio: int,
+    is_aligned: bool,
+) -> Float[Tensor, "N C {size} {size}"]:
+    """RoIAlign of each box on the map of its level.
+
+    The kernel takes one map at a time, and how many boxes each gets depends on the data: on a GPU this
+    waits for the device, once.
+    """
+    order = levels.argsort(stable=True)
+    counts = levels.bincount(minlength=len(features)).tolist()
+    pooled = [
+        roi_align(
+            level_features,
+            boxes[rows],
+            images[rows],
+            size=size,
+            scale=1 / stride,
+            sampling_ratio=sampling_ratio,
+            is_aligned=is_aligned,
+        )
+        for level_features, stride, rows in zip(features, strides, order.split(counts), strict=True)
+    ]
+    return torch.cat(pooled)[order.argsort()]
