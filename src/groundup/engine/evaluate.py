@@ -1,0 +1,274 @@
+"""From a model and batches to results with the user's ids, and to AP on disk.
+
+The model is anything with `detect(batch)`; the batches come from anywhere.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from groundup.config import Options
+from groundup.engine.numerics import Precision, autocast
+from groundup.engine.stop import StopFlag
+from groundup.errors import DataError
+from groundup.metrics.coco_ap import STANDARD_LIMIT, CocoAP, coco_ap, lacks_truth
+from groundup.metrics.results import FIELD, Document, Kind, Result, write_results
+from groundup.metrics.rle import encode_crop
+from groundup.metrics.tables import NAMES, ap_lines
+from groundup.ops.masks import MASK_THRESHOLD, PasteKind, paste_crops
+from groundup.records import write_json
+from groundup.structures import Batch, Detections
+
+
+class EvaluationOptions(Options):
+    """How detections are made and scored.
+
+    Which detections the model gives at all (its score threshold, its limit per image, its NMS) is part
+    of the model's own options.
+    """
+
+    batch_size: int = Field(default=1, ge=1)
+    """Images a batch; changes speed, and nothing else but rounding."""
+    precision: Precision = "fp32"
+    """Autocast of the forward pass."""
+    max_detections: int = Field(default=STANDARD_LIMIT["bbox"], ge=1)
+    """Detections per image and category that AP and AR of boxes and masks may use. COCO's own figures
+    use 100; crowded photographs need more, here and in the model's limit."""
+    max_keypoint_detections: int = Field(default=STANDARD_LIMIT["keypoints"], ge=1)
+    """The same for keypoints."""
+    kinds: tuple[Kind, ...] | None = None
+    """What to score; None: all that the model gives and the annotations hold."""
+    paste: PasteKind = "aligned"
+    """How mask probabilities become pixels; see `ops.masks.PasteKind`."""
+
+    def limit(self, kind: Kind) -> int:
+        """The detection limit of a kind."""
+        return self.max_keypoint_detections if kind == "keypoints" else self.max_detections
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A module that detects."""
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """What is in each image of the batch, in pixels of the original photograph."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All parts, the whole included."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights; they say where batches go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The scores of one model or one results file."""
+
+    values: tuple[CocoAP, ...]
+    """One record a kind, boxes first."""
+    seconds: float
+    """Wall clock of detection and scoring together."""
+    folder: Path | None
+    """Where predictions and metrics.json were written; None: nowhere."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the notes of each record."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The defined values under flat names for a log: box/AP, mask/AP50, keypoints/AR@20."""
+        return {
+            f"{NAMES[one.kind]}/{name}": value for one in self.values for name, value in one.values().items()
+        }
+
+    def lines(self) -> list[str]:
+        """Tables for reading."""
+        return [*ap_lines(self.values), *(f"note: {note}" for note in self.notes)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as JSON values; undefined values are null."""
+        return {
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+            **{NAMES[one.kind]: one.to_json() for one in self.values},
+        }
+
+
+def evaluate(
+    model: Detector,
+    batches: Iterable[Batch],
+    document: Document,
+    options: EvaluationOptions,
+    *,
+    category_ids: Sequence[int],
+    folder: Path | None = None,
+    stop: StopFlag | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Detect in every batch and score the results against the document.
+
+    `category_ids` are the ids of the labels 0, 1, ... `folder` gets predictions.bbox.json (and .segm,
+    .keypoints) and metrics.json. `progress` is called with the number of images done.
+
+    Raises:
+        Interrupted: `stop` is set; nothing is written.
+        DataError: images shown that are not those of the document, or results that cannot be scored,
+            as from a model whose weights are not finite.
+    """
+    start = time.monotonic()
+    seen: list[int] = []
+    results = detect_results(
+        model, batches, category_ids=category_ids, options=options, stop=stop, progress=progress, seen=seen
+    )
+    wanted = {image["id"] for image in document["images"]}
+    if wanted != set(seen):
+        raise DataError(
+            f"{len(wanted - set(seen))} of {len(wanted)} annotated images were not shown to the model, and "
+            f"{len(set(seen) - wanted)} were shown that the annotations lack; evaluate the annotations of "
+            "exactly the images that are shown"
+        )
+    return evaluate_results(document, results, options, folder=folder, start=start)
+
+
+def evaluate_results(
+    document: Document,
+    results: Mapping[Kind, Sequence[Result]],
+    options: EvaluationOptions,
+    *,
+    folder: Path | None = None,
+    source: str = "results",
+    start: float | None = None,
+) -> Evaluation:
+    """Score results that exist already, such as those of another framework.
+
+    A kind that the annotations hold no truth for is left out with a note, unless the options name it.
+
+    Raises:
+        DataError: results or annotations that cannot be scored; a kind named by the options that
+            there are no results for.
+    """
+    start = time.monotonic() if start is None else start
+    absent = [kind for kind in options.kinds or () if kind not in results]
+    if absent:
+        raise DataError(f"{source}: no {', '.join(FIELD[kind] for kind in absent)} to score; found "
+                        f"{', '.join(FIELD[kind] for kind in results) or 'nothing'}")  # fmt: skip
+    values, notes = [], []
+    for kind in options.kinds or results:
+        lack = lacks_truth(document, kind)
+        if lack is not None and options.kinds is None:
+            notes.append(f"{NAMES[kind]} not scored: {lack}")
+            continue
+        values.append(coco_ap(document, results[kind], kind, options.limit(kind), source=source))
+    if folder is not None:
+        for kind, found in results.items():
+            write_results(folder / f"predictions.{kind}.json", found)
+    evaluation = Evaluation(
+        values=tuple(values), seconds=time.monotonic() - start, folder=folder, notes=tuple(notes)
+    )
+    if folder is not None:
+        write_json(folder / "metrics.json", evaluation.to_json())
+    return evaluation
+
+
+def detect_results(
+    model: Detector,
+    batches: Iterable[Batch],
+    *,
+    category_ids: Sequence[int],
+    options: EvaluationOptions | None = None,
+    stop: StopFlag | None = None,
+    progress: Callable[[int], None] | None = None,
+    seen: list[int] | None = None,
+) -> dict[Kind, list[Result]]:
+    """What the model finds in the batches, as COCO results by kind.
+
+    Boxes are always there; masks and keypoints if the model gives them. The ids of the images shown
+    are added to `seen`. The model's parts are in evaluation mode meanwhile, and afterwards in the
+    mode in which each was.
+
+    Raises:
+        Interrupted: `stop` is set; it is asked before each batch.
+        DataError: an image that comes twice, whose detections would count double.
+    """
+    options = options or EvaluationOptions()
+    seen = [] if seen is None else seen
+    shown: set[int] = set()
+    results: dict[Kind, list[Result]] = {"bbox": []}
+    with evaluating(model) as device:
+        for batch in batches:
+            if stop is not None:
+                stop.check()
+            for detections in detect_batch(model, batch, device, options.precision):
+                if detections.image_id in shown:
+                    raise DataError(f"image {detections.image_id} was shown to the model twice")
+                shown.add(detections.image_id)
+                seen.append(detections.image_id)
+                for kind, found in results_of(detections, category_ids, paste=options.paste).items():
+                    results.setdefault(kind, []).extend(found)
+            if progress is not None:
+                progress(len(seen))
+    return results
+
+
+@contextlib.contextmanager
+def evaluating(model: Detector) -> Iterator[torch.device]:
+    """Evaluation mode, each part's own mode restored afterwards; gives the model's device."""
+    modes = [(part, part.training) for part in model.modules()]
+    weight = next(iter(model.parameters()), None)
+    model.eval()
+    try:
+        yield torch.device("cpu") if weight is None else weight.device
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def detect_batch(
+    model: Detector, batch: Batch, device: torch.device, precision: Precision
+) -> list[Detections]:
+    """Detections of one batch, on the CPU."""
+    with torch.inference_mode(), autocast(device, precision):
+        found = model.detect(batch.to(device))
+        return [detections.to("cpu", non_blocking=False) for detections in found]
+
+
+def results_of(
+    detections: Detections, category_ids: Sequence[int], *, paste: PasteKind = "aligned"
+) -> dict[Kind, list[Result]]:
+    """One image's detections as COCO results by kind, in their order, with the user's ids."""
+    x1, y1, x2, y2 = detections.boxes.double().unbind(dim=1)
+    boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], dim=1).tolist()
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    heads = [
+        {"image_id": detections.image_id, "category_id": category_ids[label], "score": score}
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    values: dict[Kind, list[Any]] = {"bbox": boxes}
+    if detections.masks is not None:
+        values["segm"] = encode_masks(detections, paste)
+    if detections.keypoints is not None:
+        values["keypoints"] = detections.keypoints.flatten(1).tolist()
+    return {
+        kind: [{**head, FIELD[kind]: value} for head, value in zip(heads, found, strict=True)]
+        for kind, found in values.items()
+    }
+
+
+def encode_masks(detections: Detections, paste: PasteKind) -> list[dict[str, Any]]:
+    """Run-length encodings of the masks, one crop at a time: no mask ever fills its whole image."""
+    assert detections.masks is not None, "the caller asked whether there are masks"
+    crops = paste_crops(detections.masks, detections.boxes, detections.size, kind=paste)
+    return [
+        encode_crop((crop.scores >= MASK_THRESHOLD).numpy(), crop.x, crop.y, detections.size)
+        for crop in crops
+    ]
