@@ -59,6 +59,11 @@ FORMATS: tuple[tuple[str, re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = 
 )
 """Name, first bytes and decoder of every format that is read. Source: the formats' specifications."""
 
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+"""Endings, in lower case, by which a folder's pictures are told from its other files."""
+
 MAGIC_LENGTH = 12
 """First bytes that tell the formats apart; WebP needs the most."""
 
