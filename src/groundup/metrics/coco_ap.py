@@ -9,6 +9,7 @@ Legend (axes of the evaluator's tables):
     K  categories, by id                     A  area ranges     M  detection limits
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -75,7 +76,7 @@ class CocoAP:
     categories: tuple[CategoryAP, ...]
     num_images: int
     num_instances: int
-    """Instances in the annotations, crowds left out."""
+    """Instances of the evaluated categories, crowds left out."""
     num_results: int
     sigmas: tuple[float, ...] | None
     """Spread of each keypoint that was used; None for boxes and masks."""
@@ -179,15 +180,11 @@ def lacks_truth(document: Document, kind: Kind) -> str | None:
     categories = set(evaluated_categories(document, kind))
     if not categories:
         return "no categories with keypoints" if kind == "keypoints" else "no categories"
-    bare = [
-        annotation["id"]
-        for annotation in document["annotations"]
-        if annotation["category_id"] in categories and not annotation.get(FIELD[kind])
-    ]
+    annotations, field = document["annotations"], FIELD[kind]
+    bare = [a["id"] for a in annotations if not a.get(field) and a["category_id"] in categories]
     if not bare:
         return None
-    total = len(document["annotations"])
-    return f"{len(bare)} of {total} annotations have no {FIELD[kind]}, the first is {bare[0]!r}"
+    return f"{len(bare)} of {len(annotations)} annotations have no {field}, the first is {bare[0]!r}"
 
 
 def evaluated_categories(document: Document, kind: Kind) -> list[int]:
@@ -221,8 +218,12 @@ def load_detections(
     kind = checked.kind
     if kind == "bbox":
         image_ids = np.array([image["id"] for image in document["images"]], dtype=np.float64)
-        parts = (image_ids[checked.image_rows], checked.values, checked.scores, checked.category_ids)
-        return truth.load_res(np.column_stack(parts))
+        table = np.empty((len(results), 7))
+        table[:, 0] = image_ids[checked.image_rows]
+        table[:, 1:5] = checked.values
+        table[:, 5] = checked.scores
+        table[:, 6] = checked.category_ids
+        return truth.load_res(table)
     field = FIELD[kind]
     if any("bbox" in result or "area" in result for result in results):
         kept = ("image_id", "category_id", "score", field)
@@ -239,9 +240,10 @@ def refuse_damaged_masks(detections: COCO, results: Sequence[Result], source: st
     It gives them no area. Text that ends before the image does is a mask of what it says, as in
     pycocotools.
     """
-    decoded = set(detections.get_ann_ids(area_rng=[0.0, float(np.finfo(np.float64).max)]))
+    decoded = detections.get_ann_ids(area_rng=[0.0, float(np.finfo(np.float64).max)])
     if len(decoded) < len(results):
-        rows = [row for row, i in enumerate(detections.get_ann_ids()) if i not in decoded]
+        whole = set(decoded)
+        rows = [row for row, i in enumerate(detections.get_ann_ids()) if i not in whole]
         first = results[rows[0]]
         raise DataError(
             f"{source}: {len(rows)} of {len(results)} results have a mask whose runs do not fit "
@@ -272,6 +274,7 @@ def summarise(
     def average_recall(name: str) -> float | None:
         return defined_mean(recall[:, :, area[name], -1]) if name in area else None
 
+    categories = category_values(document, checked, category_ids, precision, recall)
     return CocoAP(
         kind=checked.kind,
         AP=average_precision("all"),
@@ -285,12 +288,12 @@ def summarise(
         ARm=average_recall("medium"),
         ARl=average_recall("large"),
         limits=limits,
-        categories=category_values(document, checked, category_ids, precision, recall),
+        categories=categories,
         num_images=len(document["images"]),
-        num_instances=sum(count_instances(document).values()),
+        num_instances=sum(category.num_instances for category in categories),
         num_results=len(checked.scores),
         sigmas=sigmas,
-        notes=notes_on(document, checked, limits, sigmas),
+        notes=notes_on(categories, checked, limits, sigmas),
     )
 
 
@@ -307,40 +310,48 @@ def category_values(
     precision: Float64[np.ndarray, "T R K A M"],
     recall: Float64[np.ndarray, "T K A M"],
 ) -> tuple[CategoryAP, ...]:
-    """Each category's values over all areas at the main limit, in the order of ids."""
+    """Each category's values over all areas at the main limit, in the order of ids.
+
+    A category is defined at all thresholds or at none.
+    """
     names = {category["id"]: str(category.get("name", category["id"])) for category in document["categories"]}
     instances = count_instances(document)
     found = dict(zip(*(a.tolist() for a in np.unique(checked.category_ids, return_counts=True)), strict=True))
+    by_threshold = precision[:, :, :, 0, -1].mean(axis=1)
+    table = np.stack(
+        [
+            by_threshold.mean(axis=0),
+            by_threshold[IOU_50],
+            by_threshold[IOU_75],
+            recall[:, :, 0, -1].mean(axis=0),
+        ]
+    )
     return tuple(
         CategoryAP(
             id=category,
             name=names[category],
-            AP=defined_mean(precision[:, :, k, 0, -1]),
-            AP50=defined_mean(precision[IOU_50, :, k, 0, -1]),
-            AP75=defined_mean(precision[IOU_75, :, k, 0, -1]),
-            AR=defined_mean(recall[:, k, 0, -1]),
+            **dict(zip(("AP", "AP50", "AP75", "AR"), (v if v > -1 else None for v in row), strict=True)),
             num_instances=instances.get(category, 0),
             num_results=found.get(category, 0),
         )
-        for k, category in enumerate(category_ids)
+        for category, row in zip(category_ids, table.T.tolist(), strict=True)
     )
 
 
 def count_instances(document: Document) -> dict[int, int]:
     """Annotations of each category id, crowds left out."""
-    counts: dict[int, int] = {}
-    for annotation in document["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            counts[annotation["category_id"]] = counts.get(annotation["category_id"], 0) + 1
-    return counts
+    return Counter(a["category_id"] for a in document["annotations"] if not a.get("iscrowd", 0))
 
 
 def notes_on(
-    document: Document, checked: CheckedResults, limits: tuple[int, ...], sigmas: tuple[float, ...] | None
+    categories: tuple[CategoryAP, ...],
+    checked: CheckedResults,
+    limits: tuple[int, ...],
+    sigmas: tuple[float, ...] | None,
 ) -> tuple[str, ...]:
     """What a reader of the values must know."""
     notes = []
-    if not any(not annotation.get("iscrowd", 0) for annotation in document["annotations"]):
+    if not any(category.num_instances for category in categories):
         notes.append("the annotations hold no instance: every value is undefined")
     elif not len(checked.scores):
         notes.append("there are no results: every defined value is 0")

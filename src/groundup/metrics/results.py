@@ -7,9 +7,10 @@ https://cocodataset.org/#format-results, which Detectron2, MMDetection and Ultra
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -45,7 +46,7 @@ class CheckedResults:
     category_ids: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     values: Float64[np.ndarray, "N _"]
-    """(x, y, width, height) or (x, y, score) per keypoint, flat; no columns for masks."""
+    """(x, y, width, height) of boxes; no columns for masks and keypoints."""
 
 
 def check_results(
@@ -62,32 +63,33 @@ def check_results(
             lists every rule broken with its count and the first rows and image ids.
     """
     faults = Faults(results, source)
-    faults.add("are not objects", [not isinstance(result, dict) for result in results])
+    if not set(map(type, results)) <= {dict}:
+        faults.add("are not objects", [not isinstance(result, dict) for result in results])
     faults.stop()
-    for field in ("image_id", "category_id", "score", FIELD[kind]):
-        faults.add(f"have no '{field}'", [field not in result for result in results])
+    image_ids, categories, scores, found = (
+        field_values(results, name, faults) for name in ("image_id", "category_id", "score", FIELD[kind])
+    )
     faults.stop()
 
-    row_of = {image["id"]: row for row, image in enumerate(document["images"])}
-    category_of = {category["id"]: category["id"] for category in document["categories"]}
-    image_rows = np.array([lookup(row_of, result["image_id"]) for result in results], dtype=np.int64)
-    categories = [lookup(category_of, result["category_id"], None) for result in results]
+    image_rows = rows_of(image_ids, [image["id"] for image in document["images"]])
+    known = np.array([category["id"] for category in document["categories"]], dtype=np.int64)
+    category_rows = rows_of(categories, known.tolist())
+    score_column = column(scores)
     faults.add("name an image the annotations do not have", image_rows < 0, "image_id")
-    faults.add("name a category the annotations do not have", [c is None for c in categories], "category_id")
-    scores = column([result["score"] for result in results])
-    faults.add("have a score that is not a finite number", ~np.isfinite(scores), "score")
+    faults.add("name a category the annotations do not have", category_rows < 0, "category_id")
+    faults.add("have a score that is not a finite number", ~np.isfinite(score_column), "score")
     if kind == "segm":
-        values = np.zeros((len(results), 0))
         faults.stop()
-        check_masks(document, results, image_rows, faults)
+        check_masks(document, found, image_rows, faults)
+        values = np.zeros((len(results), 0))
     else:
-        values = check_values(results, kind, faults)
+        values = check_boxes(found, faults) if kind == "bbox" else check_keypoints(found, faults)
     faults.stop()
     return CheckedResults(
         kind=kind,
         image_rows=image_rows,
-        category_ids=np.array(categories, dtype=np.int64),
-        scores=scores,
+        category_ids=known[category_rows],
+        scores=score_column,
         values=values,
     )
 
@@ -101,9 +103,9 @@ class Faults:
         self.source = source
         self.sentences: list[str] = []
 
-    def add(self, rule: str, faulty: Iterable[bool] | np.ndarray, field: str | None = None) -> None:
+    def add(self, rule: str, faulty: list[bool] | np.ndarray, field: str | None = None) -> None:
         """Note the results for which `faulty` is true; `field` is shown with each."""
-        rows = np.flatnonzero(np.fromiter(faulty, dtype=bool, count=len(self.results))).tolist()
+        rows = np.flatnonzero(faulty).tolist()
         if rows:
             named = ", ".join(self.name(row, field) for row in rows[:NUM_NAMED])
             more = f" and {len(rows) - NUM_NAMED} more" if len(rows) > NUM_NAMED else ""
@@ -126,18 +128,28 @@ class Faults:
             )
 
 
-def lookup(table: Mapping[Any, Any], key: Any, missing: Any = -1) -> Any:
-    """The table's value, or `missing`, also for keys that no table can have, such as lists."""
+def field_values(results: Sequence[Result], name: str, faults: Faults) -> list[Any]:
+    """The field of every result; a fault where one has none."""
     try:
-        return table.get(key, missing)
-    except TypeError:
-        return missing
+        return list(map(itemgetter(name), results))
+    except KeyError:
+        faults.add(f"have no '{name}'", [name not in result for result in results])
+        return []
+
+
+def rows_of(keys: list[Any], known: list[Any]) -> Int64[np.ndarray, " N"]:
+    """The place of each key among the known ones; -1 where it is none of them."""
+    rows = {key: row for row, key in enumerate(known)}
+    try:
+        return np.fromiter(map(rows.get, keys, repeat(-1)), np.int64, len(keys))
+    except TypeError:  # keys that cannot be ids at all, such as lists
+        return np.array([rows.get(key, -1) if isinstance(key, Hashable) else -1 for key in keys])
 
 
 def column(values: Sequence[Any]) -> Float64[np.ndarray, " N"]:
     """The values as floats; NaN where a value is not a number."""
     try:
-        return np.array(values, dtype=np.float64).reshape(len(values))
+        return np.fromiter(values, np.float64, len(values))
     except (TypeError, ValueError):
         return np.array([number(value) for value in values])
 
@@ -147,52 +159,59 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float | np.number) else float("nan")
 
 
-def check_values(results: Sequence[Result], kind: Kind, faults: Faults) -> Float64[np.ndarray, "N _"]:
-    """The boxes or keypoints as one table, faults noted; an empty table where it has no shape."""
-    field = FIELD[kind]
-    rows = [result[field] for result in results]
-    wanted = 4 if kind == "bbox" else 3
-    if kind == "bbox":
-        wrong = [not is_sequence(row) or len(row) != wanted for row in rows]
-        faults.add("have a bbox that is not (x, y, width, height)", wrong, field)
-    else:
-        wrong = [not is_sequence(row) or not len(row) or len(row) % wanted != 0 for row in rows]
-        faults.add("have keypoints that are not (x, y, score) each", wrong, field)
-    width = len(rows[0]) if rows and not wrong[0] else wanted
-    if any(wrong):
-        return np.zeros((0, width))
-    if kind == "keypoints" and any(len(row) != width for row in rows):  # categories differ in keypoints
-        finite = [bool(np.isfinite(column(row)).all()) for row in rows]
-        faults.add(f"have {field} that are not finite", [not f for f in finite], field)
-        return np.zeros((len(rows), 0))
-    table = column(list(chain.from_iterable(rows))).reshape(len(rows), width)
-    finite_rows = np.isfinite(table).all(axis=1)
-    faults.add(f"have a {field} that is not finite", ~finite_rows, field)
-    if kind == "bbox":
-        faults.add("have a bbox of negative size", finite_rows & (table[:, 2:] < 0).any(axis=1), field)
+def check_boxes(boxes: list[Any], faults: Faults) -> Float64[np.ndarray, "N _"]:
+    """The boxes as one table; faults noted, and then the table may be empty."""
+    if not are_sequences(boxes) or not set(map(len, boxes)) <= {4}:
+        wrong = [not are_sequences([box]) or len(box) != 4 for box in boxes]
+        faults.add("have a bbox that is not (x, y, width, height)", wrong, "bbox")
+        return np.zeros((0, 4))
+    try:
+        table = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+    except (TypeError, ValueError):
+        table = np.array([column(box) for box in boxes])
+    if not np.isfinite(table).all():
+        faults.add("have a bbox that is not finite", [not np.isfinite(row).all() for row in table], "bbox")
+    elif (table[:, 2:] < 0).any():
+        faults.add("have a bbox of negative size", [bool((row[2:] < 0).any()) for row in table], "bbox")
     return table
 
 
-def is_sequence(value: Any) -> bool:
-    """Whether the value is a list of numbers or can stand for one."""
-    return isinstance(value, list | tuple | np.ndarray)
+def check_keypoints(keypoints: list[Any], faults: Faults) -> Float64[np.ndarray, "N _"]:
+    """Note keypoints that cannot be; categories may differ in their number, so there is no table."""
+    wrong = [not are_sequences([points]) or not len(points) or len(points) % 3 != 0 for points in keypoints]
+    faults.add("have keypoints that are not (x, y, score) each", wrong, "keypoints")
+    if not any(wrong):
+        infinite = [not np.isfinite(column(points)).all() for points in keypoints]
+        faults.add("have keypoints that are not finite", infinite, "keypoints")
+    return np.zeros((len(keypoints), 0))
+
+
+def are_sequences(values: list[Any]) -> bool:
+    """Whether every value is a list of numbers or can stand for one."""
+    return set(map(type, values)) <= {list, tuple, np.ndarray}
 
 
 def check_masks(
-    document: Document, results: Sequence[Result], image_rows: Int64[np.ndarray, " N"], faults: Faults
+    document: Document, masks: list[Any], image_rows: Int64[np.ndarray, " N"], faults: Faults
 ) -> None:
     """Note masks that are no run-length encoding or have another size than their image.
 
     Whether the runs fit the image is seen where they are decoded, in `coco_ap`.
     """
     sizes = [[image["height"], image["width"]] for image in document["images"]]
-    masks = [result["segmentation"] for result in results]
-    shapeless = [not isinstance(m, dict) or "counts" not in m or "size" not in m for m in masks]
-    faults.add("have a segmentation that is no run-length encoding", shapeless)
-    if any(shapeless):
+    try:
+        found = [mask["size"] for mask in masks if mask["counts"] is not None]
+        shapeless = len(found) < len(masks)
+    except (TypeError, KeyError, IndexError):
+        shapeless = True
+    if shapeless:
+        wrong = [not isinstance(m, dict) or m.get("counts") is None or "size" not in m for m in masks]
+        faults.add("have a segmentation that is no run-length encoding", wrong)
         return
-    differs = [list(m["size"]) != sizes[row] for m, row in zip(masks, image_rows.tolist(), strict=True)]
-    faults.add("have a mask of another size than their image", differs)
+    wanted = [sizes[row] for row in image_rows.tolist()]
+    if found != wanted:
+        differs = [list(size) != want for size, want in zip(found, wanted, strict=True)]
+        faults.add("have a mask of another size than their image", differs)
 
 
 def kinds_of(results: Sequence[Result]) -> tuple[Kind, ...]:
