@@ -1,0 +1,355 @@
+"""Batches from an index: endless for training, once through for evaluation.
+
+What a batch holds is decided here, in the main process, by pure functions of (seed, position);
+workers only carry it out. So batches are bit-identical for any number of workers and after any
+restart, and processes of a distributed training share one order without talking.
+
+Legend:
+    N  images of the index
+"""
+
+import itertools
+import math
+import signal
+import threading
+import time
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from pydantic import Field
+from torch.utils.data import DataLoader, Dataset
+
+from groundup.config import Options
+from groundup.data.coco import Category
+from groundup.data.collate import build_batch, build_sample
+from groundup.data.geometry import mirror_table
+from groundup.data.images import ImagePolicy, decode_image
+from groundup.data.order import image_order, sample_seed
+from groundup.data.transforms import TransformOptions, apply_transforms
+from groundup.data.truth import Truth
+from groundup.errors import DataError, GroundupError
+from groundup.structures import Batch, Sample
+
+EVALUATION_SEED = 0
+"""Seed of evaluation samples, whose geometry has nothing random."""
+
+SECONDS_BETWEEN_CHECKS = 1.0
+"""How often waiting for a batch looks whether the workers live."""
+
+
+@runtime_checkable
+class Annotated(Protocol):
+    """Photographs and their truth by row, as `data.coco.Index` holds them; it must pickle small."""
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def image_ids(self) -> Int64[np.ndarray, " N"]:
+        """Ids in the annotation file."""
+        ...
+
+    @property
+    def sizes(self) -> Int[np.ndarray, "N 2"]:
+        """(height, width) as the annotation states."""
+        ...
+
+    @property
+    def num_usable(self) -> Int[np.ndarray, " N"]:
+        """Instances of each image that may be learnt from."""
+        ...
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, by label."""
+        ...
+
+    @property
+    def num_keypoints(self) -> int:
+        """Keypoints an instance; 0 where there are none."""
+        ...
+
+    def path(self, row: int) -> Path:
+        """The photograph's file."""
+        ...
+
+    def truth(self, row: int) -> Truth:
+        """The photograph's usable instances."""
+        ...
+
+
+class LoaderOptions(Options):
+    """How photographs are read ahead. Nothing here changes what a batch holds."""
+
+    num_workers: int = Field(default=2, ge=0)
+    """Processes that read ahead; 0 reads in the training process itself."""
+    prefetch: int = Field(default=4, ge=1)
+    """Batches each worker keeps ready."""
+    timeout: float = Field(default=60.0, ge=0)
+    """Seconds to wait for one batch of the workers before they count as dead; 0 waits for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A batch to be made: rows of the index and, for training, the samples' seeds."""
+
+    rows: tuple[int, ...]
+    seeds: tuple[int, ...]
+    train: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A fault a user can mend, brought home from a worker without its traceback."""
+
+    error: GroundupError
+
+
+class BatchSource(Dataset[Batch | Refusal]):
+    """Makes the requested batch; a pure function of the request."""
+
+    def __init__(self, index: Annotated, transforms: TransformOptions, policy: ImagePolicy) -> None:
+        """Keep what every sample needs."""
+        self.index = index
+        self.transforms = transforms
+        self.policy = policy
+        self.mirrors = mirror_table([kind.flip_pairs for kind in index.categories], index.num_keypoints)
+
+    def __getitem__(self, request: Request) -> Batch | Refusal:
+        """The batch, or every photograph of it that cannot be used."""
+        samples, faults = [], []
+        for row, seed in zip(request.rows, request.seeds, strict=True):
+            try:
+                samples.append(self.sample(row, seed, train=request.train))
+            except GroundupError as error:
+                faults.append(error)
+        if faults:
+            return Refusal(error=type(faults[0])("; ".join(str(fault) for fault in faults)))
+        jitter = self.transforms.large_scale_jitter if request.train else None
+        return build_batch(samples, smallest=(jitter.size, jitter.size) if jitter else (1, 1))
+
+    def sample(self, row: int, seed: int, *, train: bool) -> Sample:
+        """The photograph of the row, transformed as its seed says."""
+        size = (int(self.index.sizes[row, 0]), int(self.index.sizes[row, 1]))
+        photograph = decode_image(self.index.path(row), size, self.policy)
+        image, truth = apply_transforms(
+            photograph,
+            self.index.truth(row),
+            self.transforms,
+            seed if train else None,
+            self.mirrors,
+        )
+        return build_sample(image, truth, size, int(self.index.image_ids[row]), seed)
+
+
+def train_batches(
+    index: Annotated,
+    transforms: TransformOptions,
+    options: LoaderOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    first_position: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    group_size: int | None = None,
+    policy: ImagePolicy | None = None,
+) -> Iterator[Batch]:
+    """Training batches without end, from a position of the order on.
+
+    Images without a usable instance are left out (`usable_rows`).
+
+    Args:
+        index: the photographs.
+        transforms: their geometry.
+        options: how they are read ahead.
+        batch_size: images in one batch of one process.
+        seed: names the order and every sample's randomness.
+        first_position: images that all processes together have seen before. A step takes the next
+            `batch_size * world_size` positions, and each rank its share of consecutive ones.
+        rank: this process, 0 .. world_size - 1.
+        world_size: processes that share the order.
+        group_size: consecutive positions that share an orientation (`order.image_order`); 1 turns
+            grouping off. None means `batch_size`. It is the one number beside the seed that changes
+            the order: give it where an order shall outlive a change of batch size.
+        policy: which photographs may come in; None is the default policy.
+
+    Raises:
+        DataError: no image to train on, an unusable photograph, or a worker that died or hangs.
+    """
+    rows = usable_rows(index)
+    if not len(rows):
+        raise DataError(
+            f"none of the {index.num_images} images has an instance to learn from; see `groundup data check`"
+        )
+    order = image_order(
+        len(rows),
+        seed,
+        first_position,
+        is_landscape=index.sizes[rows, 1] >= index.sizes[rows, 0],
+        group_size=group_size or batch_size,
+    )
+    share = Share(batch_size=batch_size, rank=rank, world_size=world_size)
+    requests = training_requests(rows, order, seed, first_position, share)
+    source = BatchSource(index, transforms, policy or ImagePolicy())
+    return load_batches(source, requests, options)
+
+
+def evaluation_batches(
+    index: Annotated,
+    transforms: TransformOptions,
+    options: LoaderOptions,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    policy: ImagePolicy | None = None,
+) -> Iterator[Batch]:
+    """Every image once, in row order, with the evaluation geometry; the last batch may be smaller.
+
+    Args and errors are those of `train_batches`; rank r takes every world_size-th batch from the r-th.
+    """
+    starts = range(rank * batch_size, index.num_images, world_size * batch_size)
+    groups = [tuple(range(start, min(start + batch_size, index.num_images))) for start in starts]
+    requests = [
+        Request(rows=rows, seeds=tuple(sample_seed(EVALUATION_SEED, row) for row in rows), train=False)
+        for rows in groups
+    ]
+    source = BatchSource(index, transforms, policy or ImagePolicy())
+    return load_batches(source, requests, options)
+
+
+def usable_rows(index: Annotated) -> Int64[np.ndarray, " rows"]:
+    """Rows of the images that training shows: those with an instance to learn from."""
+    return np.flatnonzero(np.asarray(index.num_usable) > 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which positions of each step's are this process's."""
+
+    batch_size: int
+    rank: int
+    world_size: int
+
+
+def training_requests(
+    rows: Int64[np.ndarray, " rows"], order: Iterator[int], seed: int, first_position: int, share: Share
+) -> Iterator[Request]:
+    """One request a step, without end: the process's share of the step's positions."""
+    num_shared = share.batch_size * share.world_size
+    own = slice(share.rank * share.batch_size, (share.rank + 1) * share.batch_size)
+    for start in itertools.count(first_position, num_shared):
+        places = list(itertools.islice(order, num_shared))
+        yield Request(
+            rows=tuple(int(rows[place]) for place in places[own]),
+            seeds=tuple(sample_seed(seed, position) for position in range(start, start + num_shared)[own]),
+            train=True,
+        )
+
+
+def load_batches(source: BatchSource, requests: Iterable[Request], options: LoaderOptions) -> Iterator[Batch]:
+    """The requested batches in order, read ahead by workers.
+
+    Raises:
+        DataError: a photograph that cannot be used, or a worker that died or hangs.
+    """
+    loader = DataLoader(
+        source,
+        batch_size=None,
+        sampler=requests,
+        num_workers=options.num_workers,
+        prefetch_factor=options.prefetch if options.num_workers else None,
+        timeout=min(SECONDS_BETWEEN_CHECKS, options.timeout or math.inf) if options.num_workers else 0,
+        collate_fn=as_is,
+        worker_init_fn=start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+    batches = start_workers(loader)
+    while (batch := next_batch(batches, options)) is not None:
+        if isinstance(batch, Refusal):
+            raise batch.error
+        yield batch
+
+
+def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator, whose dead workers are found when a batch is asked for, and only then.
+
+    torch also raises from a SIGCHLD handler, in the middle of whatever the main thread does, be it
+    the writing of a checkpoint; that handler is taken back.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of any fork beside threads; our workers touch no lock the threads hold.
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+    return batches
+
+
+def next_batch(batches: Iterator[Any], options: LoaderOptions) -> Any:
+    """The next batch or refusal; None at the end.
+
+    torch looks for dead workers each time a wait ends in vain, so waits are short and repeated.
+
+    Raises:
+        DataError: a worker died, or no batch came in time.
+    """
+    deadline = time.monotonic() + options.timeout
+    while True:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            is_late = "timed out" in str(error)
+            if is_late and (options.timeout == 0 or time.monotonic() < deadline):
+                continue
+            raise worker_error(error, options) from None
+
+
+def as_is(batch: Any) -> Any:
+    """The batch, which is collated already."""
+    return batch
+
+
+def start_worker(_worker: int) -> None:
+    """Prepare a worker process: one thread, and signals left to the process that trains.
+
+    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM) asks the training process to
+    finish its step and write a checkpoint; a worker that died of it would turn that into a failure.
+    A second SIGTERM means the worker.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, heed_next_signal)
+
+
+def heed_next_signal(number: int, _frame: types.FrameType | None) -> None:
+    """Let the next signal of the kind end the process."""
+    signal.signal(number, signal.SIG_DFL)
+
+
+def worker_error(error: RuntimeError, options: LoaderOptions) -> Exception:
+    """The loader's error as one line with a way out; any other error as it is."""
+    first_line = str(error).splitlines()[0] if str(error) else ""
+    if "timed out" in first_line:
+        return DataError(
+            f"no batch in {options.timeout:g} s from {options.num_workers} loader workers: storage hangs, "
+            "or batches take longer (raise the loader's timeout)"
+        )
+    if "exited unexpectedly" in first_line or "is killed by signal" in first_line:
+        return DataError(
+            f"a loader worker died: {first_line}; where memory ran out, lower num_workers or prefetch"
+        )
+    return error
