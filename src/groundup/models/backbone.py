@@ -119,6 +119,19 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     return Backbone(options)
 
 
+def build_timm_classifier(name: str, norm: NormKind) -> nn.Module:
+    """Build the whole network of that name under our norm, with random weights: images in, logits out.
+
+    Raises:
+        UsageError: timm has no such model.
+    """
+    check_name(name)
+    network: nn.Module = timm.create_model(name)
+    substitute_norms(network, norm)
+    switch_off_dropout(network)
+    return network
+
+
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know, before anything is built.
 
