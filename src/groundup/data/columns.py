@@ -2,7 +2,7 @@
 
 Legend:
     N  images               A  annotations of all images
-    R  polygons (rings)     K  keypoints of the category with most
+    K  keypoints of the category with most
 """
 
 from array import array
@@ -51,7 +51,7 @@ class Columns:
     num_usable: Int32[np.ndarray, " N"]
     mask_kinds: UInt8[np.ndarray, " A"]
     instance_rings: Int64[np.ndarray, " A+1"]
-    ring_offsets: Int64[np.ndarray, " R+1"]
+    ring_offsets: Int64[np.ndarray, " ring_bounds"]
     points: Float64[np.ndarray, "points 2"]
     """(x, y) of the polygons."""
     run_offsets: Int64[np.ndarray, " A+1"]

@@ -32,6 +32,20 @@ Note = Callable[[str, str, object], None]
 """Reports (rule, field within the entry, found)."""
 
 
+@dataclass(slots=True)
+class Entry:
+    """The entry being read, to which what is wrong belongs."""
+
+    findings: Findings
+    where: str
+    """As in `annotations[3]`."""
+    id: int | None
+
+    def note(self, rule: str, name: str, found: object) -> None:
+        """Report a broken rule in one of its fields."""
+        self.findings.add(rule, f"{self.where}.{name}", found, whose=self.id)
+
+
 @dataclass(frozen=True, slots=True)
 class Category:
     """One class of the data set; its label is its place among all, ordered by id."""
@@ -118,10 +132,7 @@ class EntryReader:
         number = self._read_id(where, record, "id")
         if number is None:
             return
-
-        def note(rule: str, name: str, found: object) -> None:
-            self.findings.add(rule, f"{where}.{name}", found, whose=number)
-
+        note = Entry(self.findings, where, number).note
         if number in self.categories:
             note("category-id-duplicate", "id", number)
             return
@@ -154,10 +165,7 @@ class EntryReader:
         number = self._read_id(where, record, "id")
         if number is None:
             return
-
-        def note(rule: str, name: str, found: object) -> None:
-            self.findings.add(rule, f"{where}.{name}", found, whose=number)
-
+        note = Entry(self.findings, where, number).note
         if number in self.row_of:
             note("image-id-duplicate", "id", number)
             return
@@ -183,11 +191,7 @@ class EntryReader:
             self.findings.add("record-type", where, record)
             return None
         number = self._read_id(where, record, "id")
-        broken = False
-
-        def note(rule: str, name: str, found: object) -> None:
-            self.findings.add(rule, f"{where}.{name}", found, whose=number)
-
+        note = Entry(self.findings, where, number).note
         image = self._read_id(where, record, "image_id")
         row = self.row_of.get(image) if image is not None else None
         if row is None and image is not None:
