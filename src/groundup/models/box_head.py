@@ -1,7 +1,7 @@
 """Box head: the class and the exact box of each RoI.
 
 Legend:
-    B  images     N  RoIs     K  classes     D  channels of the pyramid     R  RoI slots an image
+    B  images     N  RoIs     D  channels of the pyramid     R  RoI slots an image
     T  boxes for which deltas are predicted: one a class, or one for all     M  detections of a batch
 """
 
@@ -23,7 +23,7 @@ from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
 from groundup.models.rpn import Proposals, delta_targets
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, has_min_side
-from groundup.ops.roi import nms
+from groundup.ops.roi import nms, ranks_within
 from groundup.structures import Batch
 
 ROIS_AT_ONCE = 2048
@@ -108,7 +108,7 @@ class BoxHead(nn.Module):
 
     def forward(
         self, maps: Sequence[Float[Tensor, "B D _ _"]], boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
-    ) -> tuple[Float[Tensor, "N K+1"], Float[Tensor, "N T 4"]]:
+    ) -> tuple[Float[Tensor, "N {self.num_classes}+1"], Float[Tensor, "N T 4"]]:
         """Class logits, background last, and deltas of each RoI, in float32."""
         hidden = pool_rois(maps, self.strides, boxes, images, self.options.pool)
         hidden = self.fcs(self.convs(hidden).flatten(1))
@@ -170,8 +170,5 @@ class BoxHead(nn.Module):
         scores, images = scores[roi, labels], images[roi]
         best = nms(found, scores, images * self.num_classes + labels, options.nms_threshold)
         best = best[images[best].argsort(stable=True)]
-        # Rank within the image: how far a row is from the first of its image.
-        counts = images[best].bincount(minlength=len(sizes))
-        rank = torch.arange(len(best), device=best.device) - (counts.cumsum(0) - counts)[images[best]]
-        best = best[rank < options.max_detections]
+        best = best[ranks_within(images[best], len(sizes)) < options.max_detections]
         return FoundBoxes(boxes=found[best], scores=scores[best], labels=labels[best], images=images[best])

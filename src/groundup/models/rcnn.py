@@ -5,7 +5,6 @@ Legend:
 """
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -51,7 +50,7 @@ class DetectorOptions(Options):
     """Whether heads see real RoIs only or all slots; see `models.rois.SlotKind`. Equal losses."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "DetectorOptions":
         norms = {self.box_head.norm} | ({self.mask_head.norm} if self.mask_head else set())
         if self.roi_slots == "fixed" and norms & {"bn", "syncbn"}:
             raise ValueError(

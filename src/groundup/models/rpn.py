@@ -7,7 +7,7 @@ Legend:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the field uses
@@ -22,9 +22,12 @@ from groundup.models.losses import normalise_loss, smooth_l1
 from groundup.ops.anchors import anchor_codes, base_anchors, grid_anchors
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, encode_deltas, has_min_side, is_inside
 from groundup.ops.matching import match_boxes
-from groundup.ops.roi import nms
+from groundup.ops.roi import nms, ranks_within
 from groundup.ops.sampling import ANCHOR_STREAM, choose_balanced, random_keys
 from groundup.structures import Batch
+
+KEPT_ANCHOR_SETS = 16
+"""Sets of anchors kept for padded sizes met again; 240,000 anchors take 6 MB."""
 
 
 class RPNOptions(Options):
@@ -78,7 +81,7 @@ class RPNOptions(Options):
     """Pixels; proposals with a shorter side are dropped."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "RPNOptions":
         if self.bg_iou > self.fg_iou:
             raise ValueError(
                 f"rpn.bg_iou is {self.bg_iou}, above rpn.fg_iou {self.fg_iou}: anchors between would be both"
@@ -199,13 +202,13 @@ class RPN(nn.Module):
         options = self.options
         pre_nms = options.pre_nms_train if is_training else options.pre_nms_test
         post_nms = options.post_nms_train if is_training else options.post_nms_test
-        best, levels, first = [], [], 0
+        tops, levels, first = [], [], 0
         for level, logits in enumerate(found.logits.split(found.anchors.counts, dim=1)):
             top = logits.topk(min(pre_nms, logits.shape[1]), dim=1).indices
-            best.append(top + first)
+            tops.append(top + first)
             levels.append(torch.full_like(top, level))
             first += logits.shape[1]
-        index, level_of = torch.cat(best, dim=1), torch.cat(levels, dim=1)
+        index, level_of = torch.cat(tops, dim=1), torch.cat(levels, dim=1)
         logits = found.logits.gather(1, index)
         deltas = found.deltas.gather(1, index[..., None].expand(-1, -1, 4))
         boxes = decode_deltas(deltas, found.anchors.boxes[index], options.box_weights)
@@ -214,28 +217,27 @@ class RPN(nn.Module):
         is_candidate = has_min_side(boxes, options.min_box_size) & (scores >= options.score_threshold)
         ranks = scores if options.sigmoid_before_nms else logits
 
-        # The kernel's output has as many rows as boxes survive, so it is spread over fixed slots again.
-        image_of = torch.arange(len(boxes), device=boxes.device)[:, None]
+        image_of = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(level_of)
         groups = image_of * len(found.anchors.counts) + level_of
         rows = is_candidate.flatten().nonzero()[:, 0]
-        survivors = rows[
-            nms(
-                boxes.flatten(0, 1)[rows],
-                ranks.flatten()[rows],
-                groups.flatten()[rows],
-                options.nms_threshold,
-            )
-        ]
-        survives = torch.zeros_like(is_candidate).flatten()
-        survives[survivors] = True
-        ranks = ranks.masked_fill(~survives.view_as(is_candidate), -torch.inf)
+        boxes, scores, image_of = boxes.flatten(0, 1)[rows], scores.flatten()[rows], image_of.flatten()[rows]
+        best = nms(boxes, ranks.flatten()[rows], groups.flatten()[rows], options.nms_threshold)
         if is_training and options.post_nms_scope == "group":
-            ranks = keep_best_of_groups(ranks, post_nms, group_size)
-        top = F.pad(ranks, (0, max(0, post_nms - ranks.shape[1])), value=-torch.inf).topk(post_nms, dim=1)
-        slots = top.indices.clamp(max=ranks.shape[1] - 1)
-        is_filled = top.values > -torch.inf
-        chosen = boxes.gather(1, slots[..., None].expand(-1, -1, 4)) * is_filled[..., None]
-        return Proposals(boxes=chosen, scores=scores.gather(1, slots) * is_filled, is_filled=is_filled)
+            # Source: Detectron, `collect`: the best of a device's images together (paper.md 4).
+            best = best[ranks_within(image_of[best] // group_size, len(sizes)) < post_nms]
+        # The kernel's output has as many rows as boxes survive: it is spread over fixed slots again, with
+        # one slot more for the surplus.
+        slot = ranks_within(image_of[best], len(sizes)).clamp(max=post_nms)
+        place = image_of[best] * (post_nms + 1) + slot
+        num_places = len(sizes) * (post_nms + 1)
+        spread = boxes.new_zeros((num_places, 5))
+        spread[place] = torch.cat([boxes[best], scores[best, None]], dim=1)
+        is_filled = torch.zeros(num_places, dtype=torch.bool, device=boxes.device)
+        is_filled[place] = True
+        spread = spread.view(-1, post_nms + 1, 5)[:, :-1]
+        return Proposals(
+            boxes=spread[..., :4], scores=spread[..., 4], is_filled=is_filled.view(-1, post_nms + 1)[:, :-1]
+        )
 
     def losses(self, found: Objectness, batch: Batch, group_size: int) -> dict[str, Float[Tensor, ""]]:
         """Objectness and box loss over a balanced sample of each image's anchors."""
@@ -284,10 +286,6 @@ class RPN(nn.Module):
         }
 
 
-KEPT_ANCHOR_SETS = 16
-"""Sets of anchors kept for padded sizes met again; 240,000 anchors take 6 MB."""
-
-
 def delta_targets(
     gt_boxes: Float[Tensor, "B G 4"],
     gt_index: Int[Tensor, "B R"],
@@ -300,16 +298,3 @@ def delta_targets(
         return torch.zeros_like(references)
     matched = gt_boxes.gather(1, gt_index[..., None].expand(-1, -1, 4))
     return torch.where(is_positive[..., None], encode_deltas(matched, references, weights), 0.0)
-
-
-def keep_best_of_groups(ranks: Float[Tensor, "B N"], num: int, group_size: int) -> Float[Tensor, "B N"]:
-    """The ranks with all but the best `num` of each group of consecutive images set to minus infinity.
-
-    Source: Detectron, `collect`: the best proposals of a device's images together (paper.md 4).
-    """
-    group_size = min(group_size, len(ranks))
-    padding = -len(ranks) % group_size
-    grouped = F.pad(ranks, (0, 0, 0, padding), value=-torch.inf).view(-1, group_size * ranks.shape[1])
-    top = grouped.topk(min(num, grouped.shape[1]), dim=1)
-    kept = torch.full_like(grouped, -torch.inf).scatter_(1, top.indices, top.values)
-    return kept.view(-1, ranks.shape[1])[: len(ranks)]

@@ -22,7 +22,7 @@ FIRST_LEVEL = 2
 def nms(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int[Tensor, " N"], threshold: float
 ) -> Int[Tensor, " K"]:
-    """Rows that survive greedy non-maximum suppression within each group, best score first.
+    """Rows that survive greedy non-maximum suppression within each group, best score first, ties by row.
 
     The number of survivors depends on the data: on a GPU this waits for the device, once.
 
@@ -46,8 +46,18 @@ def nms(
         for rows in order.split(counts)
         if len(rows)
     ]
-    survivors = torch.cat(kept) if kept else order
+    survivors = torch.cat(kept).sort().values if kept else order
     return survivors[scores[survivors].argsort(descending=True, stable=True)]
+
+
+def ranks_within(groups: Int[Tensor, " N"], num_groups: int) -> Int[Tensor, " N"]:
+    """Each row's place, from 0, among the rows of its group, in the order given."""
+    order = groups.argsort(stable=True)
+    counts = torch.zeros(num_groups, dtype=torch.int64, device=groups.device)
+    counts.index_add_(0, groups, torch.ones_like(groups))
+    firsts = counts.cumsum(0) - counts
+    places = torch.arange(len(groups), device=groups.device) - firsts[groups[order]]
+    return torch.empty_like(places).scatter_(0, order, places)
 
 
 def fpn_levels(
