@@ -152,7 +152,9 @@ def expose(picture: Picture, rng: np.random.Generator) -> UInt8[np.ndarray, "H W
     if focus > 0.3:
         seen = cv2.GaussianBlur(seen, (0, 0), focus)
     noise = rng.uniform(0, 0.045)
-    seen += rng.standard_normal(seen.shape, np.float32) * np.float32(noise)
+    grain = rng.standard_normal(seen.shape, np.float32)
+    grain *= np.float32(noise)
+    seen += grain
     levels: np.ndarray = np.clip(seen * 255 + 0.5, 0, 255)
     return levels.astype(np.uint8)
 

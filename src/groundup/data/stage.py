@@ -57,7 +57,7 @@ class Thing:
     visible_ratio: float
     """Share 0..1 of the whole object, parts outside the picture included, that is seen."""
     polygons: list[np.ndarray]
-    """What is seen of it, as `trace_polygons` says."""
+    """What is seen of it, as `trace_polygons` says; none for what is not annotated by polygons."""
     keypoints: Float64[np.ndarray, "P 2"] | None
 
 
@@ -115,9 +115,11 @@ def put_up(
     visible = int(np.count_nonzero(seen))
     if visible < max(min_visible * whole, MIN_VISIBLE_PIXELS * SAMPLES**2):
         return None
-    polygons = trace_polygons(seen, max(0, x), max(0, y))
-    if sum(map(ring_area, polygons)) < MIN_VISIBLE_PIXELS:  # It shows in slivers only.
-        return None
+    polygons: list[np.ndarray] = []
+    if label is not None and not in_crowd:
+        polygons = trace_polygons(seen, max(0, x), max(0, y))
+        if sum(map(ring_area, polygons)) < MIN_VISIBLE_PIXELS:  # It shows in slivers only.
+            return None
     thing = Thing(
         owner=len(stage.things) + 1,
         label=label,
@@ -217,7 +219,7 @@ def follow_edges(chain: np.ndarray) -> np.ndarray:
     OpenCV keeps the region on the same hand along outer contours and along holes. Diagonal steps would cut
     across samples that are not of the region: on slanting outlines, a third of a sample too much.
     """
-    step = np.roll(chain, -1, axis=0) - chain
+    step = np.diff(chain, axis=0, append=chain[:1])
     between = chain.copy()
     across = step[:, 0] * step[:, 1]
     between[across > 0, 0] += step[across > 0, 0]
@@ -239,9 +241,8 @@ def cut_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def signed_area(ring: np.ndarray) -> float:
-    """Area inside the ring, positive if it turns from x to y; by the shoelace formula."""
-    x, y = ring.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    """Area inside the ring; the sign says which way it turns."""
+    return float(cv2.contourArea(ring.astype(np.float32), oriented=True))
 
 
 def ring_area(ring: np.ndarray) -> float:
