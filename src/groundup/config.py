@@ -8,6 +8,7 @@ and reads back equal. A *leaf* is a value of the tree under its dotted path
 import difflib
 import hashlib
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ class Options(BaseModel):
         allow_inf_nan=False,
     )
 
+
+DOC_WIDTH = 100
+"""Columns of the comments in a printed recipe."""
 
 Tree = TypeVar("Tree", bound=Options)
 
@@ -180,3 +184,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def one_line(error: object) -> str:
     """An error's text on one line."""
     return " ".join(str(error).split())
+
+
+def documented_lines(tree: Options, indent: str = "") -> Iterator[str]:
+    """The tree as YAML lines, the doc of each field above it as a comment."""
+    for name, field in type(tree).model_fields.items():
+        value = getattr(tree, name)
+        summary = " ".join((field.description or "").split())
+        if summary:
+            yield from (f"{indent}# {line}" for line in textwrap.wrap(summary, DOC_WIDTH))
+        if isinstance(value, Options):
+            yield f"{indent}{name}:"
+            yield from documented_lines(value, indent + "  ")
+        else:
+            text = yaml.safe_dump(plain(tree)[name], default_flow_style=True, width=10**9, allow_unicode=True)
+            yield f"{indent}{name}: {text.strip().removesuffix('...').strip()}"

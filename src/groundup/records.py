@@ -148,7 +148,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise CheckpointError(
-                f"{folder}: in use by process {file.read().strip() or 'unknown'}; wait, or choose another --out"
+                f"{folder}: in use by process {file.read().strip() or 'unknown'}; choose another folder"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

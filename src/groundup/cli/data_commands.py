@@ -1,0 +1,173 @@
+"""Commands about data sets: check, stats, index, subset, convert, world."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from groundup.cli.terminal import Json, note, print_json, print_lines
+
+app = typer.Typer(
+    help="Check, describe, index, cut, convert and draw data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Annotations = Annotated[Path, typer.Argument(help="COCO json, or a folder in Roboflow's layout.")]
+Images = Annotated[
+    Path | None, typer.Option("--images", help="Folder of the photographs; default: of the json.")
+]
+
+
+@app.command()
+def check(
+    annotations: Annotations,
+    images: Images = None,
+    train: Annotated[
+        Path | None,
+        typer.Option("--train", help="The training json this one is to validate: overlap, categories."),
+    ] = None,
+    train_images: Annotated[
+        Path | None, typer.Option("--train-images", help="Folder of its photographs.")
+    ] = None,
+    decode: Annotated[bool, typer.Option(help="Decode every photograph, not only its header.")] = True,
+    masks: Annotated[bool, typer.Option(help="Examine segmentations.")] = True,
+    as_json: Json = False,
+) -> None:
+    """List every problem of a data set; leave with status 3 if one is an error."""
+    from groundup.data.doctor import examine
+
+    examination = examine(
+        annotations, images, other=train, other_images=train_images, decode=decode, masks=masks
+    )
+    if as_json:
+        print_json(examination.to_json())
+    else:
+        print_lines(examination.lines())
+    if examination.exit_code:
+        raise typer.Exit(examination.exit_code)
+
+
+@app.command()
+def stats(
+    annotations: Annotations,
+    images: Images = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Draw pictures with their annotations here.")
+    ] = None,
+    num_pictures: Annotated[int, typer.Option("--pictures", help="How many.")] = 12,
+    seed: Annotated[int, typer.Option(help="Names the choice of pictures.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Describe a data set, and draw a page of its pictures with their annotations."""
+    from groundup.data.coco import open_index
+    from groundup.data.statistics import describe_index, draw_page
+
+    index = open_index(annotations, images)
+    description = describe_index(index)
+    if as_json:
+        print_json(description.to_json())
+    else:
+        print_lines(description.lines())
+    if page is not None:
+        draw_page(index, page, num_pictures, seed)
+        note(f"drawn {page}")
+
+
+@app.command()
+def index(annotations: Annotations, images: Images = None, as_json: Json = False) -> None:
+    """Build the columnar index of a COCO json, or open the one there is."""
+    import time
+
+    from groundup.data.coco import open_index
+
+    start = time.perf_counter()
+    opened = open_index(annotations, images)
+    value = {
+        "annotations": str(opened.annotations),
+        "digest": opened.digest,
+        "images": opened.num_images,
+        "instances": opened.num_instances,
+        "categories": len(opened.categories),
+        "has_masks": opened.has_masks,
+        "keypoints": opened.num_keypoints,
+        "dropped": {rule: len(ids) for rule, ids in opened.dropped.items()},
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    if as_json:
+        print_json(value)
+    else:
+        print_lines(f"{name:12} {entry}" for name, entry in value.items())
+
+
+@app.command()
+def subset(
+    annotations: Annotations,
+    out: Annotated[Path, typer.Option("--out", help="The json to write.")],
+    fraction: Annotated[float, typer.Option(help="Share of the images, such as 0.1.")],
+    images: Images = None,
+    seed: Annotated[
+        int, typer.Option(help="Names the draw; smaller shares are contained in larger ones.")
+    ] = 0,
+) -> None:
+    """Write a share of a data set as COCO json; file names stay relative to the same folder."""
+    from groundup.data.coco import open_index, subset_rows, write_subset
+
+    opened = open_index(annotations, images)
+    rows = subset_rows(opened, fraction, seed)
+    write_subset(opened, rows, out)
+    note(f"{out}: {len(rows)} of {opened.num_images} images")
+
+
+@app.command()
+def convert(
+    kind: Annotated[Literal["voc", "yolo"], typer.Argument(help="Layout of the folder.")],
+    root: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The COCO json to write.")],
+    split: Annotated[str, typer.Option(help="train, val, test, ...")] = "train",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options, such as voc_offset=0.")
+    ] = None,
+) -> None:
+    """Convert Pascal VOC xml or a YOLO folder to COCO json, listing everything odd."""
+    from groundup.config import override
+    from groundup.data.formats import write_conversion
+    from groundup.data.voc import VocOptions, convert_voc
+    from groundup.data.yolo import YoloOptions, convert_yolo
+
+    if kind == "voc":
+        conversion = convert_voc(root, split, override(VocOptions(), overrides or []))
+    else:
+        conversion = convert_yolo(root, split, override(YoloOptions(), overrides or []))
+    for problem in conversion.problems:
+        note(problem.line())
+    write_conversion(conversion, out)
+    document = conversion.document
+    note(
+        f"{out}: {len(document['images'])} images, {len(document['annotations'])} annotations; "
+        f"images={conversion.images}; {sum(conversion.counts.values())} notes, warnings and errors"
+    )
+
+
+@app.command()
+def world(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    train: Annotated[int, typer.Option(help="Training scenes.")] = 1000,
+    val: Annotated[int, typer.Option(help="Validation scenes.")] = 200,
+    seed: Annotated[int, typer.Option(help="Names the scenes.")] = 0,
+    objects: Annotated[
+        bool,
+        typer.Option("--objects", help="One centred object of other categories a picture, in class folders."),
+    ] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options, such as max_side=256.")
+    ] = None,
+) -> None:
+    """Draw a world: scenes as COCO json and JPEG, or object-centric pictures in class folders."""
+    from groundup.config import override
+    from groundup.data.world import ObjectOptions, WorldOptions, write_object_world, write_world
+
+    if objects:
+        write_object_world(out, train, val, seed, override(ObjectOptions(), overrides or []))
+    else:
+        write_world(out, train, val, seed, override(WorldOptions(), overrides or []))
+    note(f"drawn {out}")

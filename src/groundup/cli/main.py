@@ -1,0 +1,78 @@
+"""The command line: parse, call, print, exit.
+
+Nothing heavy is imported before a command needs it, so that `groundup --help` answers at once.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from groundup import __version__
+from groundup.cli import data_commands, run_commands
+from groundup.cli.terminal import note
+from groundup.errors import EXIT_INTERRUPTED, GroundupError, UsageError
+
+app = typer.Typer(
+    name="groundup",
+    help="Train object detectors from the ground up and from pre-trained weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    run_commands.recipes,
+    run_commands.config,
+    run_commands.train,
+    run_commands.evaluate,
+    run_commands.predict,
+    run_commands.demo,
+):
+    app.command()(command)
+app.add_typer(data_commands.app, name="data")
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and leave, if asked."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def groundup(
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake.")] = False,
+) -> None:
+    """Train object detectors from the ground up and from pre-trained weights."""
+    if debug:
+        os.environ["GROUNDUP_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and its exit status, never a traceback."""
+    try:
+        status = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        note("groundup: interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except click.UsageError as error:
+        note(f"groundup: {error.format_message()} (see `groundup --help`)")
+        sys.exit(UsageError.exit_code)
+    except GroundupError as error:
+        if os.environ.get("GROUNDUP_DEBUG"):
+            raise
+        note(f"groundup: {error}")
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

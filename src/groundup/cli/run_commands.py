@@ -1,0 +1,144 @@
+"""Commands about runs: recipes, config, train, evaluate, predict, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundup.cli.terminal import Json, note, print_json, print_lines
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name (see `groundup recipes`) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Options of the recipe by dotted path, such as seed=3."),
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", help="Seconds after which to write a checkpoint and leave with status 75."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def recipes() -> None:
+    """List the recipes."""
+    from groundup.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    print_lines(f"{name:{width}}  {(build.__doc__ or '').splitlines()[0]}" for name, build in RECIPES.items())
+
+
+def config(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    init: Annotated[bool, typer.Option("--init", help="Print how every module's weights begin.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a recipe, resolved, with what each option means."""
+    from groundup.config import documented_lines, plain
+    from groundup.recipes import resolve_recipe
+    from groundup.run import init_lines
+
+    resolved = resolve_recipe(recipe, overrides or [])
+    if init:
+        print_lines(init_lines(resolved))
+    elif as_json:
+        print_json(plain(resolved))
+    else:
+        print_lines(documented_lines(resolved))
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME-FINGERPRINT.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    time_limit: TimeLimit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe. The same command goes on where a stopped run was."""
+    from groundup.recipes import resolve_recipe
+    from groundup.run import plan_lines, run_folder, train_run
+
+    resolved = resolve_recipe(recipe, overrides or [])
+    folder = out or run_folder(resolved)
+    if dry_run:
+        print_lines(plan_lines(resolved, folder))
+        return
+    note(f"run {folder}")
+    print_json({"run": str(folder), **train_run(resolved, folder, time_limit=time_limit, quiet=quiet)})
+
+
+def evaluate(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a run, evaluated on its own val split.")
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="COCO json to evaluate on instead.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of its photographs.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Score this results json, of any framework, instead of a run.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for predictions, metrics, pictures.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Photographs to draw, found beside true.")] = 0,
+    max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run, or a results json of any framework, as COCO does."""
+    from groundup.detector import evaluate_foreign, evaluate_run
+    from groundup.errors import UsageError
+
+    if (run is None) == (results is None):
+        raise UsageError(
+            "evaluate takes either a run's folder or --results FILE.json with --annotations FILE.json"
+        )
+    if results is not None:
+        if annotations is None:
+            raise UsageError("--results needs the annotations it is scored against: --annotations FILE.json")
+        evaluation = evaluate_foreign(results, annotations, images, max_detections=max_detections, out=out)
+    else:
+        assert run is not None
+        evaluation = evaluate_run(
+            run, annotations, images, max_detections=max_detections, out=out, num_pictures=pictures
+        )
+    if as_json:
+        print_json(evaluation.to_json())
+    else:
+        print_lines(evaluation.lines())
+
+
+def predict(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for overlays and predictions.json.")] = Path(
+        "predictions"
+    ),
+    threshold: Annotated[float, typer.Option(help="Least score that is drawn; the json holds all.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Detect in photographs: an overlay each, and one json."""
+    from groundup.detector import predict_run
+
+    found = predict_run(run, images, out, threshold=threshold)
+    if as_json:
+        print_json(found)
+    else:
+        for photograph in found:
+            shown = sum(one["score"] >= threshold for one in photograph["detections"])
+            print_lines([f"{photograph['file']}: {shown} found, drawn in {photograph['overlay']}"])
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the scenes, the run and its pictures.")
+    ] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Names the scenes and the training.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small Mask R-CNN from scratch on drawn scenes, evaluate it, draw what it finds."""
+    from groundup.demo import carry_out
+
+    print_lines(carry_out(out, seed, quiet=quiet))

@@ -1,0 +1,249 @@
+"""A trained detector in use: open a run, detect in photographs, score, draw.
+
+from groundup.detector import load_detector
+
+detector = load_detector("runs/cells")
+for found in detector.predict(["a.jpg", "b.jpg"]):
+    print(found.boxes, found.scores, [detector.names[label] for label in found.labels])
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from groundup.config import read_tree
+from groundup.data.coco import Category, Index, open_index
+from groundup.data.collate import build_batch, build_sample
+from groundup.data.images import SUFFIXES, decode_image
+from groundup.data.statistics import draw_truth
+from groundup.data.transforms import apply_transforms
+from groundup.data.truth import Truth
+from groundup.engine.checkpoint import load_weights
+from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate_results, results_of
+from groundup.errors import CheckpointError, DataError
+from groundup.metrics.results import kinds_of, read_results, resolve_names
+from groundup.models.rcnn import RCNN
+from groundup.ops.masks import paste_masks
+from groundup.pictures import draw_instances, draw_sheet, write_picture
+from groundup.records import read_json, write_json
+from groundup.run import (
+    RECIPE,
+    RECORD,
+    Recipe,
+    build_model,
+    category_of,
+    default_device,
+    evaluate_detector,
+    open_split,
+)
+from groundup.structures import Detections
+
+DRAWN_SCORE = 0.5
+"""Least score of a detection in a picture of an evaluation."""
+SHEET_COLUMNS = 2
+"""Found beside true."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """A trained detector, ready for photographs."""
+
+    model: RCNN
+    recipe: Recipe
+    categories: tuple[Category, ...]
+    folder: Path
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each label."""
+        return [category.name for category in self.categories]
+
+    def predict(self, photographs: Sequence[str | Path]) -> Iterator[Detections]:
+        """Detections of each photograph, in its own pixels; `image_id` counts the photographs from 0.
+
+        Raises:
+            DataError: a photograph cannot be read.
+        """
+        for row, path in enumerate(photographs):
+            image = decode_image(Path(path), None, self.recipe.data.policy)
+            yield self.detect(image, row)
+
+    def detect(self, image: UInt8[np.ndarray, "H W 3"], image_id: int = 0) -> Detections:
+        """Detections of one RGB image."""
+        empty = Truth(
+            boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), masks=None, keypoints=None
+        )
+        size = (image.shape[0], image.shape[1])
+        resized, _ = apply_transforms(image, empty, self.recipe.transforms, None)
+        batch = build_batch([build_sample(resized, empty, size, image_id, 0)])
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            return self.model.detect(batch.to(device))[0].to("cpu")
+
+
+def load_detector(folder: str | Path, *, device: torch.device | str | None = None) -> Detector:
+    """The detector of a run at its newest checkpoint.
+
+    Raises:
+        CheckpointError: the folder is no run, or has no whole checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).exists():
+        raise CheckpointError(f"{folder}: not a run of groundup ({RECIPE} is missing)")
+    recipe = read_tree(Recipe, read_json(folder / RECIPE))
+    categories = tuple(category_of(record) for record in read_json(folder / RECORD)["categories"])
+    model = build_model(recipe, categories)
+    model.load_state_dict(load_weights(folder))
+    model.to(device or default_device()).eval()
+    return Detector(model=model, recipe=recipe, categories=categories, folder=folder)
+
+
+def evaluate_run(
+    folder: Path,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    *,
+    max_detections: int | None = None,
+    out: Path | None = None,
+    num_pictures: int = 0,
+) -> Evaluation:
+    """AP of a run's newest checkpoint on its own validation split, or on other annotations.
+
+    Raises:
+        CheckpointError: the folder is no run.
+        DataError: the annotations cannot be used, or have other categories than the run.
+    """
+    detector = load_detector(folder)
+    recipe = detector.recipe
+    masks = detector.model.mask_head is not None
+    if annotations is None:
+        index = open_split(recipe.data.val, "val", recipe.data, masks=masks)
+    else:
+        index = open_index(annotations, images, masks=masks, max_dropped_ratio=recipe.data.max_dropped_ratio)
+    here, trained = ([c.id for c in categories] for categories in (index.categories, detector.categories))
+    if here != trained:
+        raise DataError(f"{index.annotations}: category ids {here[:8]} are not the run's, {trained[:8]}")
+    if max_detections is not None:
+        options = recipe.evaluation.model_copy(update={"max_detections": max_detections})
+        recipe = recipe.model_copy(update={"evaluation": options})
+    where = out or folder / "evaluations" / "newest"
+    evaluation = evaluate_detector(detector.model, recipe, index, where)
+    if num_pictures:
+        draw_evaluation(detector, index, where / "pictures.png", num_pictures)
+    return evaluation
+
+
+def evaluate_foreign(
+    results: Path,
+    annotations: Path,
+    images: Path | None,
+    *,
+    max_detections: int | None = None,
+    out: Path | None = None,
+) -> Evaluation:
+    """AP of a results json of any framework.
+
+    Raises:
+        DataError: the results or annotations cannot be scored.
+    """
+    found = read_results(results)
+    index = open_index(annotations, images, masks="segm" in kinds_of(found))
+    document = index.document()
+    found, _ = resolve_names(document, found)
+    options = (
+        EvaluationOptions() if max_detections is None else EvaluationOptions(max_detections=max_detections)
+    )
+    by_kind = dict.fromkeys(kinds_of(found) or ("bbox",), found)
+    return evaluate_results(document, by_kind, options, folder=out, source=str(results))
+
+
+def photographs_in(paths: Sequence[Path]) -> list[Path]:
+    """The photographs named, those of a named folder in the order of their names.
+
+    Raises:
+        DataError: a path that does not exist, or nothing found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such photograph or folder")
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no photographs found")
+    return found
+
+
+def predict_run(folder: Path, images: Sequence[Path], out: Path, *, threshold: float) -> list[dict[str, Any]]:
+    """Detect in photographs; write an overlay each and `predictions.json` to the folder `out`.
+
+    Returns:
+        For each photograph its file, overlay, size and all detections (with category id and name); the
+        overlay shows those of at least the threshold.
+
+    Raises:
+        CheckpointError: the folder is no run.
+        DataError: a photograph cannot be read.
+    """
+    detector = load_detector(folder)
+    ids = [category.id for category in detector.categories]
+    names = dict(zip(ids, detector.names, strict=True))
+    records = []
+    for number, path in enumerate(photographs_in(images)):
+        image = decode_image(path, None, detector.recipe.data.policy)
+        found = detector.detect(image, number)
+        overlay = out / f"{number:04d}-{path.stem}.png"
+        write_picture(overlay, draw_detections(detector, image, found, threshold))
+        by_kind = results_of(found, ids, paste=detector.recipe.evaluation.paste)
+        merged = [
+            {**{key: value for result in parts for key, value in result.items() if key != "image_id"},
+             "category": names[parts[0]["category_id"]]}
+            for parts in zip(*by_kind.values(), strict=True)
+        ]  # fmt: skip
+        records.append(
+            {"file": str(path), "overlay": str(overlay), "height": found.size[0], "width": found.size[1],
+             "detections": merged}
+        )  # fmt: skip
+    write_json(out / "predictions.json", records)
+    return records
+
+
+def draw_detections(
+    detector: Detector, image: UInt8[np.ndarray, "H W 3"], found: Detections, threshold: float
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The photograph with what was found in it, from a score on."""
+    kept = found.scores >= threshold
+    masks = None
+    if found.masks is not None:
+        masks = list(
+            paste_masks(
+                found.masks[kept], found.boxes[kept], found.size, kind=detector.recipe.evaluation.paste
+            ).numpy()
+        )
+    return draw_instances(
+        image,
+        found.boxes[kept].numpy(),
+        [detector.names[label] for label in found.labels[kept].tolist()],
+        found.scores[kept].tolist(),
+        masks=masks,
+    )
+
+
+def draw_evaluation(detector: Detector, index: Index, path: Path, num_pictures: int) -> None:
+    """Draw the first photographs of a split: what was found, beside what is true."""
+    pictures: list[np.ndarray] = []
+    captions: list[str] = []
+    for row in range(min(num_pictures, index.num_images)):
+        size = (int(index.sizes[row, 0]), int(index.sizes[row, 1]))
+        image = decode_image(index.path(row), size, detector.recipe.data.policy)
+        found = detector.detect(image, int(index.image_ids[row]))
+        pictures += [draw_detections(detector, image, found, DRAWN_SCORE), draw_truth(index, row, image)]
+        captions += [f"{index.file_name(row)}: found", "true"]
+    write_picture(path, draw_sheet(pictures, captions, SHEET_COLUMNS))

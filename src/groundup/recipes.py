@@ -1,0 +1,258 @@
+"""Recipes by name: each a function that returns the whole tree, so that "go to definition" shows it.
+
+The paper's systems differ between their arms in `start` alone; a fine-tuned arm of
+`mask_rcnn_r50_fpn_gn` is the same recipe with `start=WEIGHTS`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from groundup.config import did_you_mean, override, read_tree, read_yaml, vary
+from groundup.data.loader import LoaderOptions
+from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
+from groundup.engine.evaluate import EvaluationOptions
+from groundup.engine.optimizer import OptimizerOptions
+from groundup.engine.schedule import EPOCHS_PER_UNIT, ScheduleOptions
+from groundup.engine.train import TrainOptions, UpkeepOptions
+from groundup.errors import UsageError
+from groundup.models.norm import NormKind
+from groundup.models.presets import (
+    DetectorSizes,
+    detectron2,
+    paper_faster_rcnn,
+    paper_mask_rcnn,
+    torchvision,
+    torchvision_v2,
+)
+from groundup.models.rcnn import DetectorOptions
+from groundup.models.start import StartOptions
+from groundup.run import Recipe
+
+TINY_SIZES = DetectorSizes(
+    channels=64,
+    head_channels=64,
+    fc_channels=256,
+    box_convs=1,
+    mask_convs=2,
+    anchor_size=12.0,
+    anchors_per_image=64,
+    rois_per_image=64,
+    proposals_factor=0.15,
+)
+"""Ours: a detector that two processor cores can train, for photographs of 128 to 320 pixels."""
+TINY_SIDE = 160
+"""Shorter side of what a tiny recipe sees, in pixels."""
+TINY_MAX_SIDE = 256
+TINY_BATCH = 8
+TINY_LR = 0.02
+"""Ours, found on drawn scenes: docs/LOG.md."""
+
+PAPER_SCHEDULE = ScheduleOptions(units=2.0)
+"""2x: where the paper's tables begin."""
+
+
+def paper_recipe(name: str, model: DetectorOptions) -> Recipe:
+    """The paper's schedule and optimizer round a detector.
+
+    Source: He et al. (2019), section 3; Detectron, `configs/04_2018_gn_baselines`.
+    """
+    return Recipe(
+        name=name,
+        model=model,
+        transforms=TransformOptions(short_side=(800,), max_side=1333),
+        training=TrainOptions(
+            schedule=PAPER_SCHEDULE, optimizer=OptimizerOptions(preset="detectron"), accumulate=1
+        ),
+        evaluation=EvaluationOptions(paste=model.mask_head.paste if model.mask_head else "aligned"),
+    )
+
+
+def mask_rcnn_r50_fpn_gn() -> Recipe:
+    """The paper's Mask R-CNN, ResNet-50 FPN with GN."""
+    return paper_recipe("mask_rcnn_r50_fpn_gn", paper_mask_rcnn("resnet50", "gn"))
+
+
+def mask_rcnn_r101_fpn_gn() -> Recipe:
+    """The paper's Mask R-CNN, ResNet-101 FPN with GN."""
+    return paper_recipe("mask_rcnn_r101_fpn_gn", paper_mask_rcnn("resnet101", "gn"))
+
+
+def mask_rcnn_x101_fpn_gn() -> Recipe:
+    """The paper's Mask R-CNN on ResNeXt-101 32x8d with GN."""
+    return paper_recipe("mask_rcnn_x101_fpn_gn", paper_mask_rcnn("resnext101_32x8d", "gn"))
+
+
+def mask_rcnn_r50_fpn_syncbn() -> Recipe:
+    """The paper's Mask R-CNN, ResNet-50 FPN with SyncBN."""
+    return paper_recipe("mask_rcnn_r50_fpn_syncbn", paper_mask_rcnn("resnet50", "syncbn"))
+
+
+def faster_rcnn_r50_fpn_gn() -> Recipe:
+    """Faster R-CNN, ResNet-50 FPN with GN, as the paper's."""
+    return paper_recipe("faster_rcnn_r50_fpn_gn", paper_faster_rcnn("resnet50", "gn"))
+
+
+def mask_rcnn_r18_fpn_gn() -> Recipe:
+    """The paper's Mask R-CNN on ResNet-18 with GN."""
+    return paper_recipe("mask_rcnn_r18_fpn_gn", paper_mask_rcnn("resnet18", "gn"))
+
+
+def faster_rcnn_r18_fpn_gn() -> Recipe:
+    """Faster R-CNN, ResNet-18 FPN with GN."""
+    return paper_recipe("faster_rcnn_r18_fpn_gn", paper_faster_rcnn("resnet18", "gn"))
+
+
+def faster_rcnn_r34_fpn_gn() -> Recipe:
+    """Faster R-CNN, ResNet-34 FPN with GN."""
+    return paper_recipe("faster_rcnn_r34_fpn_gn", paper_faster_rcnn("resnet34", "gn"))
+
+
+def mask_rcnn_r50_fpn_detectron2() -> Recipe:
+    """Detectron2's plain Mask R-CNN R50-FPN: frozen BN, fine-tuned from ImageNet weights (torchvision V1)."""
+    recipe = paper_recipe("mask_rcnn_r50_fpn_detectron2", DetectorOptions())
+    return vary(
+        recipe,
+        {
+            "model": detectron2("resnet50", "frozen_bn").model_dump(mode="json"),
+            "start": StartOptions(
+                weights="torchvision:ResNet50_Weights.IMAGENET1K_V1",
+                frozen_stages=2,
+                pixel_mean=(0.485, 0.456, 0.406),
+                pixel_std=(0.229, 0.224, 0.225),
+            ).model_dump(mode="json"),
+            "transforms.short_side": [640, 672, 704, 736, 768, 800],
+            "training.optimizer.preset": "detectron2",
+            "training.schedule.units": 1.0,
+            "training.schedule.warmup_images": 16_000,
+            "training.schedule.warmup_start": 0.001,
+            "evaluation.paste": "aligned",
+        },
+    )
+
+
+def mask_rcnn_r50_fpn_torchvision() -> Recipe:
+    """Torchvision's maskrcnn_resnet50_fpn, from scratch with BN in the backbone."""
+    return torchvision_recipe("mask_rcnn_r50_fpn_torchvision", torchvision("resnet50", "bn"))
+
+
+def mask_rcnn_r50_fpn_torchvision_v2() -> Recipe:
+    """Torchvision's maskrcnn_resnet50_fpn_v2, with norm in the heads and large-scale jitter."""
+    recipe = torchvision_recipe("mask_rcnn_r50_fpn_torchvision_v2", torchvision_v2("resnet50", "syncbn"))
+    jitter = LargeScaleJitterOptions(size=1024).model_dump(mode="json")
+    return vary(recipe, {"transforms.large_scale_jitter": jitter})
+
+
+def torchvision_recipe(name: str, model: DetectorOptions) -> Recipe:
+    """Torchvision's reference schedule (26 epochs, drops at 16 and 22) round a detector.
+
+    Source: torchvision, references/detection.
+    """
+    return Recipe(
+        name=name,
+        model=model,
+        transforms=TransformOptions(rounding="down", mask_format="bitmaps"),
+        training=TrainOptions(
+            schedule=ScheduleOptions(
+                units=26 / EPOCHS_PER_UNIT, drops=(10 / EPOCHS_PER_UNIT, 4 / EPOCHS_PER_UNIT)
+            ),
+            optimizer=OptimizerOptions(preset="torchvision"),
+        ),
+        evaluation=EvaluationOptions(paste="integer"),
+    )
+
+
+def tiny_recipe(name: str, model: DetectorOptions) -> Recipe:
+    """A schedule and image size that two processor cores can carry, round a detector."""
+    return Recipe(
+        name=name,
+        model=model,
+        transforms=TransformOptions(
+            short_side=(TINY_SIDE,),
+            max_side=TINY_MAX_SIDE,
+            test_short_side=TINY_SIDE,
+            test_max_side=TINY_MAX_SIDE,
+        ),
+        loader=LoaderOptions(num_workers=1),
+        training=TrainOptions(
+            schedule=ScheduleOptions(batch_size=TINY_BATCH, lr=TINY_LR),
+            optimizer=OptimizerOptions(preset="detectron2"),
+            upkeep=UpkeepOptions(log_every=20 * TINY_BATCH, checkpoint_seconds=300.0),
+        ),
+        evaluation=EvaluationOptions(batch_size=8, paste="aligned"),
+    )
+
+
+def tiny_mask_rcnn() -> Recipe:
+    """A small Mask R-CNN for two cores: ResNet-10, GN, narrow FPN and heads."""
+    return tiny_recipe("tiny_mask_rcnn", paper_mask_rcnn("resnet10t", "gn", sizes=TINY_SIZES))
+
+
+def tiny_faster_rcnn() -> Recipe:
+    """A small Faster R-CNN for two cores: ResNet-10, GN, narrow FPN and head."""
+    return tiny_recipe("tiny_faster_rcnn", paper_faster_rcnn("resnet10t", "gn", sizes=TINY_SIZES))
+
+
+def tiny_mask_rcnn_lite0() -> Recipe:
+    """A small Mask R-CNN for two cores on EfficientNet-Lite0 with BN, which has ImageNet weights."""
+    return tiny_recipe("tiny_mask_rcnn_lite0", lite0_detector(paper_mask_rcnn))
+
+
+def tiny_faster_rcnn_lite0() -> Recipe:
+    """A small Faster R-CNN for two cores on EfficientNet-Lite0 with BN, which has ImageNet weights."""
+    return tiny_recipe("tiny_faster_rcnn_lite0", lite0_detector(paper_faster_rcnn))
+
+
+def lite0_detector(build: Callable[..., DetectorOptions]) -> DetectorOptions:
+    """A tiny detector with BN, as the weights have it, in the backbone, and GN in neck and heads."""
+    norm: NormKind = "gn"
+    model = build("tf_efficientnet_lite0", norm, sizes=TINY_SIZES)
+    return vary(model, {"backbone.norm": "bn", "backbone.init": "msra"})
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    build.__name__: build
+    for build in (
+        mask_rcnn_r50_fpn_gn,
+        mask_rcnn_r101_fpn_gn,
+        mask_rcnn_x101_fpn_gn,
+        mask_rcnn_r50_fpn_syncbn,
+        mask_rcnn_r18_fpn_gn,
+        faster_rcnn_r50_fpn_gn,
+        faster_rcnn_r34_fpn_gn,
+        faster_rcnn_r18_fpn_gn,
+        mask_rcnn_r50_fpn_detectron2,
+        mask_rcnn_r50_fpn_torchvision,
+        mask_rcnn_r50_fpn_torchvision_v2,
+        tiny_mask_rcnn,
+        tiny_faster_rcnn,
+        tiny_mask_rcnn_lite0,
+        tiny_faster_rcnn_lite0,
+    )
+}
+
+
+def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
+    """The recipe of that name or YAML file, with `key=value` assignments applied.
+
+    A YAML file may name a recipe to begin with (`recipe: NAME`); its other keys replace parts of it.
+
+    Raises:
+        UsageError: no such recipe or file, or an option that cannot be.
+    """
+    if recipe in RECIPES:
+        return override(RECIPES[recipe](), assignments)
+    path = Path(recipe)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        raise UsageError(
+            f"no recipe '{recipe}'{did_you_mean(recipe, list(RECIPES))} "
+            "(`groundup recipes` lists them; a recipe of your own is a .yaml file)"
+        )
+    values = read_yaml(path)
+    base = values.pop("recipe", None)
+    if base is None:
+        return override(read_tree(Recipe, values), assignments)
+    if base not in RECIPES:
+        raise UsageError(f"{path}: recipe: no recipe '{base}'{did_you_mean(str(base), list(RECIPES))}")
+    from groundup.config import leaves
+
+    return override(vary(RECIPES[base](), dict(leaves(values))), assignments)
