@@ -115,10 +115,10 @@ def find_odd_polygons(columns: Columns, places: Places) -> None:
     for ring, (first, last) in enumerate(bounds):
         place = int(owners[ring])
         field = f"segmentation[{ring - int(columns.instance_rings[place])}]"
-        if areas[ring] == 0:
-            places.add("polygon-no-area", place, field, f"{last - first} points on one line")
-        elif crosses_itself(columns.points[first:last]):
+        if crosses_itself(columns.points[first:last]):
             places.add("polygon-self-intersects", place, field, f"{last - first} points")
+        elif areas[ring] == 0:
+            places.add("polygon-no-area", place, field, f"{last - first} points on one line")
 
 
 def crosses_itself(points: Float64[np.ndarray, "n 2"]) -> bool:
