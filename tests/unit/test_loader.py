@@ -197,11 +197,13 @@ def test_a_data_set_without_usable_instances_is_refused(index, tmp_path):
         take(1, empty)
 
 
-def test_a_dead_worker_is_an_error_and_not_a_hang(index):
+@pytest.mark.parametrize("seconds_alive", [0.0, 0.02, 0.2])
+def test_a_dead_worker_is_an_error_and_not_a_hang(index, seconds_alive):
     batches = train_batches(
         index, SMALL, LoaderOptions(num_workers=2, prefetch=1), batch_size=2, seed=0, first_position=0
     )
     workers = started_workers(batches)
+    time.sleep(seconds_alive)  # killed while reading, sending, or waiting
     os.kill(workers[0].pid, signal.SIGKILL)
     started = time.monotonic()
     with pytest.raises(DataError, match=f"worker died.*{workers[0].pid}"):

@@ -306,15 +306,17 @@ def next_batch(batches: Iterator[Any], options: LoaderOptions) -> Any:
     Raises:
         DataError: a worker died, or no batch came in time.
     """
-    deadline = time.monotonic() + options.timeout
+    deadline = time.monotonic() + (options.timeout or math.inf)
     while True:
         try:
             return next(batches, None)
-        except RuntimeError as error:
-            is_late = "timed out" in str(error)
-            if is_late and (options.timeout == 0 or time.monotonic() < deadline):
-                continue
-            raise worker_error(error, options) from None
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker's death also breaks the connections to tensors it has sent; asking again
+            # waits until torch has found out which worker it was.
+            is_broken = isinstance(error, OSError | EOFError) and "Caught" not in str(error)
+            may_come = options.num_workers > 0 and (is_broken or "timed out" in str(error))
+            if not may_come or time.monotonic() >= deadline:
+                raise worker_error(error, options) from None
 
 
 def as_is(batch: Any) -> Any:
@@ -340,7 +342,7 @@ def heed_next_signal(number: int, _frame: types.FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def worker_error(error: RuntimeError, options: LoaderOptions) -> Exception:
+def worker_error(error: Exception, options: LoaderOptions) -> Exception:
     """The loader's error as one line with a way out; any other error as it is."""
     first_line = str(error).splitlines()[0] if str(error) else ""
     if "timed out" in first_line:
