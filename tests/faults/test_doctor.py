@@ -200,9 +200,13 @@ def test_packed_and_huge_documents_are_refused_unread(tmp_path):
     with zipfile.ZipFile(tmp_path / "zip.json", "w") as archive:
         archive.writestr("a.json", "{}")
     assert "document-compressed" in examine(tmp_path / "zip.json", tmp_path).counts
+    large = tmp_path / "large.json"
+    with large.open("wb") as file:
+        file.truncate(2 << 30)  # a hole: takes no room
+    assert "document-not-json" in examine(large, tmp_path).counts
     huge = tmp_path / "huge.json"
     with huge.open("wb") as file:
-        file.truncate(5 << 30)  # a hole: takes no room
+        file.truncate(5 << 30)
     assert "document-too-large" in examine(huge, tmp_path).counts
     assert "document-missing" in examine(tmp_path / "none.json", tmp_path).counts
 

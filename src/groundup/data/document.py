@@ -19,6 +19,8 @@ from groundup.data.rules import Findings
 
 MAX_DOCUMENT_BYTES = 4 << 30
 """Largest annotation file read without being asked: three times LVIS, the largest in common use."""
+MAX_LENIENT_BYTES = 512 << 20
+"""Largest damaged file that is read to its end: as Python objects it takes ten times its size."""
 ROBOFLOW_NAME = "_annotations.coco.json"
 """Annotation file beside its images in each split folder. Source: Roboflow's COCO export."""
 SECTIONS = ("images", "annotations", "categories")
@@ -122,7 +124,10 @@ def cut_sections(content: memoryview, findings: Findings) -> dict[str, list[Any]
             for name in SECTIONS
             if name in whole
         }
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if len(content) > MAX_LENIENT_BYTES:
+            findings.add("document-not-json", "", str(error))
+            return {}
         whole = read_leniently(bytes(content), findings, "")
         if not isinstance(whole, dict):
             if not findings.counts["document-not-json"]:
