@@ -136,9 +136,9 @@ def separate(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for name, tensor in named.items():
         dense = tensor.detach().cpu().contiguous()
-        if dense.data_ptr() in taken:
+        if dense.untyped_storage().data_ptr() in taken:
             dense = dense.clone()
-        taken.add(dense.data_ptr())
+        taken.add(dense.untyped_storage().data_ptr())
         result[name] = dense
     return result
 
@@ -183,7 +183,7 @@ def fault_of(path: Path) -> str | None:
     try:
         if not (path / COMMIT).is_file():
             return f"no {COMMIT} marker: it was never finished"
-        if (path / COMMIT).read_text().strip() != digest_of(path / STATE):
+        if (path / COMMIT).read_text() != digest_of(path / STATE) + "\n":
             return f"{STATE} is damaged: its digest is not the one in {COMMIT}"
         state = json.loads((path / STATE).read_bytes())
         for name, digest in state["files"].items():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -40,7 +40,7 @@ class Journal:
         self._where = (run / "tensorboard", images_seen + 1) if tensorboard else None
         self.log.keep(lambda record: record.get("images_seen", 0) <= images_seen)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         """Open the screen and the TensorBoard file."""
         self._stack.enter_context(self.progress)
         if self._where is not None:

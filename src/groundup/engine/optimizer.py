@@ -1,7 +1,7 @@
 """The optimizer: which parameters learn how, clipping, averaged weights, and its state as named tensors."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,7 @@ class OptimizerOptions(Options):
     """Keep an exponential average of the weights, with this decay a step, and evaluate that; None: none."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "OptimizerOptions":
         """Refuse values outside their range and a bound without a use."""
         if (self.clip == "none") != (self.clip_at is None):
             raise ValueError(f"clip is {self.clip!r} and clip_at is {self.clip_at}; give both or neither")

@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -48,7 +47,7 @@ class Progress:
                 console=self._console,
             )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         """Show the bar."""
         if self._bar is not None:
             self._bar.start()

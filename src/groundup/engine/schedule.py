@@ -5,7 +5,6 @@ has state, so nothing needs saving and a resumed run asks for the same numbers.
 """
 
 import math
-from typing import Self
 
 from pydantic import model_validator
 
@@ -49,7 +48,7 @@ class ScheduleOptions(Options):
     """What each drop multiplies the rate by. Source: He et al. (2019), section 3; 0.02 with 35k images."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "ScheduleOptions":
         """Refuse lengths, rates and drops that contradict themselves or each other."""
         if (self.units is None) == (self.images is None):
             raise ValueError(

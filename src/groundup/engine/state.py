@@ -1,5 +1,6 @@
 """All that changes while a run trains: what a checkpoint holds, and nothing else."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ class Window:
     steps: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = 0.0
+    moved: int = 0
+    """Steps that moved the weights; the others overflowed in fp16 and have no norm."""
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
@@ -34,7 +37,9 @@ class Window:
         """Count a step."""
         self.steps += 1
         self.losses = {name: self.losses.get(name, 0.0) + value for name, value in losses.items()}
-        self.gradient_norm += norm
+        if math.isfinite(norm):
+            self.gradient_norm += norm
+            self.moved += 1
         self.images += images
         self.seconds += seconds
         self.waited += waited
@@ -42,6 +47,10 @@ class Window:
     def mean_losses(self) -> dict[str, float]:
         """Mean of each loss a step."""
         return {name: value / self.steps for name, value in self.losses.items()}
+
+    def mean_norm(self) -> float | None:
+        """Mean norm of the gradient a step that moved the weights; None where none did."""
+        return self.gradient_norm / self.moved if self.moved else None
 
     def timing(self) -> dict[str, float]:
         """Speed, and the part of the time spent waiting for data."""
@@ -133,6 +142,6 @@ def versions() -> dict[str, Any]:
     """What the numbers hang on besides the recipe."""
     return {
         "groundup": groundup.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
     }

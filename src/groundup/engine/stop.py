@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from groundup.errors import EXIT_INTERRUPTED, Interrupted
 
@@ -36,7 +36,7 @@ class StopFlag:
         self._depth = 0
         self._process = os.getpid()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopFlag":
         """Begin to listen."""
         self._depth += 1
         if self._depth == 1 and threading.current_thread() is threading.main_thread():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -57,7 +57,7 @@ class UpkeepOptions(Options):
     """Whether the log is repeated as TensorBoard events."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "UpkeepOptions":
         """Refuse periods that never come."""
         for name in ("log_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "time_limit"):
             value = getattr(self, name)
@@ -88,7 +88,7 @@ class TrainOptions(Options):
     """Log, checkpoints, limits: no part of a run's identity."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "TrainOptions":
         """Refuse counts and periods below 1, and microbatches that do not fill a batch."""
         for name in ("accumulate", "evaluate_every"):
             value = getattr(self, name)
@@ -326,7 +326,7 @@ def record_window(run: Run, lr: float) -> None:
     timing = window.timing() | {"exposure_seconds": bill.pop("seconds")}
     facts = {
         "lr": lr,
-        "gradient_norm": window.gradient_norm / window.steps,
+        "gradient_norm": window.mean_norm(),
         "skipped_steps": state.skipped_steps,
         "exposure": bill,
     }
