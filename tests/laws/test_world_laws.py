@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from groundup.data.forms import FIGURE_KEYPOINTS
+from groundup.data.outlines import SAMPLES, crosses_itself, ring_area
 from groundup.data.scenes import set_stage
-from groundup.data.stage import SAMPLES, build_stage, ring_area
+from groundup.data.stage import build_stage
 from groundup.data.world import (
     ObjectOptions,
     WorldOptions,
@@ -114,6 +115,10 @@ def test_the_reference_reads_the_polygons_as_the_mask(singles):
         filled = rle.decode(packed).astype(bool)
         overlaps.append((filled & instance.mask).sum() / (filled | instance.mask).sum())
     assert np.mean(overlaps) > 0.95
+
+
+def test_no_outline_crosses_itself(singles):
+    assert not any(crosses_itself(ring) for instance in singles for ring in instance.polygons)
 
 
 def test_boxes_are_tight_round_what_is_seen(scenes):

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from groundup.data.forms import FORMS, draw_outline
-from groundup.data.stage import SAMPLES, build_stage, put_up, signed_area, trace_polygons
+from groundup.data.outlines import SAMPLES, crosses_itself, signed_area, trace_polygons
+from groundup.data.stage import build_stage, put_up
 from groundup.data.textures import TEXTURES, draw_texture
 from groundup.data.world import (
     ObjectOptions,
@@ -60,6 +61,13 @@ def test_a_ring_round_a_hole_leaves_the_hole_out():
     assert abs(signed_area(ring)) == pytest.approx(samples.sum() / SAMPLES**2)
     assert ring.min() == 1
     assert ring.max() == 9
+
+
+def test_crossing_is_seen_and_touching_is_not():
+    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]])
+    assert not crosses_itself(square)
+    assert crosses_itself(square[[0, 2, 1, 3]])
+    assert not crosses_itself(np.array([[0, 0], [4, 0], [2, 2], [4, 4], [0, 4], [2, 2]]))
 
 
 def test_what_would_hardly_be_seen_is_not_put_up():

@@ -16,16 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from groundup.data.forms import Outline
+from groundup.data.outlines import SAMPLES, ring_area, trace_polygons
 from groundup.data.textures import TextureName
 
-SAMPLES = 4
-"""Samples a pixel, each way: the outlines are true to a quarter of a pixel."""
 FIXED_POINT_BITS = 4
 """Fraction bits of the coordinates given to OpenCV's polygon filler."""
-SIMPLIFY_SAMPLES = 0.7
-"""How far a simplified outline may leave the traced one, in samples: under a fifth of a pixel."""
-MIN_PIECE_PIXELS = 0.5
-"""Pieces and holes of a visible region no larger than this own no pixel by majority and get no ring."""
 MAX_OWNERS = 255
 """Objects that one stage can tell apart: owners are bytes, 0 is the backdrop."""
 MIN_VISIBLE_PIXELS = 20
@@ -179,75 +174,6 @@ def visible_mask(stage: Stage, things: list[Thing]) -> Bool[np.ndarray, "H W"]:
         seen |= window == thing.owner
     mask[top:bottom, left:right] = share_covered(seen) > 0.5
     return mask
-
-
-def trace_polygons(samples: Bool[np.ndarray, "rows columns"], x: int, y: int) -> list[np.ndarray]:
-    """Rings of a region of samples, in pixels; float64 (R, 2), the window beginning at pixel (x, y).
-
-    One ring for each piece. A ring goes round the holes of its piece too, there and back along one line
-    to each, so that the even-odd rule and the winding rule both leave the holes out.
-    """
-    # The outline runs along the edges of the samples, not through their centres: trace their corners.
-    corners = np.zeros((samples.shape[0] + 1, samples.shape[1] + 1), np.uint8)
-    for down in (0, 1):
-        for right in (0, 1):
-            corners[down : down + samples.shape[0], right : right + samples.shape[1]] |= samples
-    contours, tree = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outer: dict[int, np.ndarray] = {}
-    holes: list[tuple[int, np.ndarray]] = []
-    for row, contour in enumerate(contours):
-        outline = follow_edges(contour[:, 0])
-        if ring_area(outline / SAMPLES) <= MIN_PIECE_PIXELS:
-            continue
-        ring = cv2.approxPolyDP(outline[:, None], SIMPLIFY_SAMPLES, closed=True)[:, 0] / SAMPLES
-        if len(ring) < 3:
-            continue
-        parent = int(tree[0, row, 3])
-        if parent < 0:
-            outer[row] = ring
-        else:
-            holes.append((parent, ring))
-    for parent, hole in holes:
-        if parent in outer:
-            outer[parent] = cut_hole(outer[parent], hole)
-    return [ring + np.array([x, y]) for ring in outer.values()]
-
-
-def follow_edges(chain: np.ndarray) -> np.ndarray:
-    """The chain of corners without diagonal steps: each is led over the corner on the region's side.
-
-    OpenCV keeps the region on the same hand along outer contours and along holes. Diagonal steps would cut
-    across samples that are not of the region: on slanting outlines, a third of a sample too much.
-    """
-    step = np.diff(chain, axis=0, append=chain[:1])
-    between = chain.copy()
-    across = step[:, 0] * step[:, 1]
-    between[across > 0, 0] += step[across > 0, 0]
-    between[across < 0, 1] += step[across < 0, 1]
-    both = np.stack([chain, between], axis=1).reshape(-1, 2)
-    keep = np.ones(len(both), bool)
-    keep[1::2] = across != 0
-    return both[keep]
-
-
-def cut_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The ring led round the hole as well, by the shortest way between their points."""
-    distances = np.square(ring[:, None] - hole[None]).sum(axis=2)
-    leave, enter = np.unravel_index(int(distances.argmin()), distances.shape)
-    if signed_area(ring) * signed_area(hole) > 0:
-        hole, enter = hole[::-1], len(hole) - 1 - enter
-    detour = np.concatenate([hole[enter:], hole[: enter + 1]])
-    return np.concatenate([ring[: leave + 1], detour, ring[leave:]])
-
-
-def signed_area(ring: np.ndarray) -> float:
-    """Area inside the ring; the sign says which way it turns."""
-    return float(cv2.contourArea(ring.astype(np.float32), oriented=True))
-
-
-def ring_area(ring: np.ndarray) -> float:
-    """Area inside the ring."""
-    return abs(signed_area(ring))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
