@@ -168,3 +168,11 @@ def test_batches_that_do_not_fill_a_step_are_refused(tmp_path):
         train_small(tmp_path / "end", batches=lambda first: iter([draw_batch(range(4))]))
     with pytest.raises(ValueError, match="must divide"):
         small_options(accumulate=3)
+
+
+def test_a_run_killed_before_its_result_was_written_says_done_once(tmp_path):
+    first = train_small(tmp_path)
+    (tmp_path / "result.json").unlink()
+    again = train_small(tmp_path)
+    assert [line["kind"] for line in lines_of(tmp_path)].count("done") == 1
+    assert again["metrics"] == first["metrics"]

@@ -38,7 +38,8 @@ class Journal:
         self._stack = ExitStack()
         self._board: SummaryWriter | None = None
         self._where = (run / "tensorboard", images_seen + 1) if tensorboard else None
-        self.log.keep(lambda record: record.get("images_seen", 0) <= images_seen)
+        # A run that is opened again is not done, though it may have been killed just after saying so.
+        self.log.keep(lambda record: record["images_seen"] <= images_seen and record["kind"] != "done")
 
     def __enter__(self) -> "Journal":
         """Open the screen and the TensorBoard file."""
