@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -12,7 +13,6 @@ CHANNELS = {
     "resnet18": (64, 128, 256, 512),
     "resnet34": (64, 128, 256, 512),
     "resnet10t": (64, 128, 256, 512),
-    "resnet50": (256, 512, 1024, 2048),
     "mobilenetv2_100": (24, 32, 96, 320),
     "tf_efficientnet_lite0": (24, 40, 112, 320),
     "mobilenetv3_large_100": (24, 40, 112, 960),
@@ -41,7 +41,7 @@ def test_features_come_at_strides_4_to_32_with_the_channels_told(name):
     assert shapes == [(1, channels, 64 // stride, 96 // stride) for channels, stride in expected]
 
 
-@pytest.mark.parametrize("name", ["resnet101", "resnext101_32x8d"])
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnext101_32x8d"])
 def test_the_large_backbones_have_the_channels_of_the_paper(name):
     with torch.device("meta"):
         assert built(name).channels == (256, 512, 1024, 2048)
@@ -104,7 +104,7 @@ def test_the_stride_is_on_the_3x3_convolution():
     assert (block.conv2.kernel_size, block.conv2.stride) == ((3, 3), (2, 2))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50_gn", "mobilenetv2_100"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_gn", "mobilenetv2_100"])
 def test_every_gamma_is_one_and_every_beta_zero(name):
     for module in built(name).modules():
         if isinstance(module, GroupNorm):
@@ -161,7 +161,6 @@ def test_dropout_and_stochastic_depth_are_off():
         ("vit_tiny_patch16_224", "gn", "strides 4, 8, 16 and 32"),
         ("swin_tiny_patch4_window7_224", "none", "features at strides"),
         ("convnext_atto", "gn", "norm=none"),
-        ("vgg11", "gn", "norm=none"),
     ],
 )
 def test_a_backbone_that_cannot_be_is_refused_in_one_line(name, norm, message):
@@ -170,9 +169,18 @@ def test_a_backbone_that_cannot_be_is_refused_in_one_line(name, norm, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "vgg11"])
+@pytest.mark.parametrize("name", ["convnext_atto", "vgg16"])
 def test_models_without_batch_norm_are_backbones_with_norm_none(name):
-    backbone = built(name, "none")
-    with torch.no_grad():
-        assert [feature.shape[-1] for feature in backbone(image())] == [24, 12, 6, 3]
+    with torch.device("meta"):
+        backbone = built(name, "none")
+        shapes = [feature.shape[-1] for feature in backbone(torch.empty(1, 3, 64, 96))]
+    assert shapes == [24, 12, 6, 3]
     assert all(stage for stage in backbone.stages)
+
+
+def test_a_copy_freezes_its_own_stages():
+    original = built("resnet18", "bn")
+    copied = copy.deepcopy(original)
+    copied.freeze(5)
+    assert not any(p.requires_grad for p in copied.parameters())
+    assert all(p.requires_grad for p in original.parameters())

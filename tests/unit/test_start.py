@@ -5,14 +5,17 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from groundup.config import read_tree
 from groundup.errors import DataError, UsageError
 from groundup.models.backbone import BackboneOptions, build_backbone
+from groundup.models.norm import GroupNorm
 from groundup.models.start import StartOptions, check_start, load_start, normalisation_of
 
-NAME = "resnet18"
+NAME = "test_resnet"
+"""A ResNet of half a million weights that timm keeps for tests."""
 
 
 def backbone(norm="bn", name=NAME, seed=0):
@@ -101,7 +104,7 @@ def test_weights_of_the_same_network_fill_the_whole_backbone(tmp_path, norm):
 WRAPPED = {
     "plain": lambda s: s,
     "data parallel": lambda s: {f"module.{n}": t for n, t in s.items()},
-    "timm": lambda s: {"epoch": 3, "arch": "resnet18", "state_dict": s},
+    "timm": lambda s: {"epoch": 3, "arch": "test", "state_dict": s},
     "torchvision": lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)},
     "compiled": lambda s: {"model": {f"_orig_mod.{n}": t for n, t in s.items()}},
     "moco": lambda s: {
@@ -133,7 +136,7 @@ def test_safetensors_and_pth_load_alike_and_half_precision_becomes_single(tmp_pa
     load_start(first, StartOptions(weights=str(tmp_path / "weights.safetensors")))
     load_start(second, StartOptions(weights=saved(tmp_path, network)))
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
-    assert first.body.conv1.weight.dtype == torch.float32
+    assert first.body.conv1[0].weight.dtype == torch.float32
 
 
 def write_run(folder, model, start):
@@ -207,9 +210,10 @@ def test_an_allowed_mismatch_loads_convolutions_and_keeps_the_norms(tmp_path):
     network = whole_network()
     model = backbone("gn")
     report = load_start(model, StartOptions(weights=saved(tmp_path, network), allow_norm_mismatch=True))
-    torch.testing.assert_close(model.body.conv1.weight.data, network["conv1.weight"], rtol=0, atol=0)
+    torch.testing.assert_close(model.body.conv1[0].weight.data, network["conv1.0.weight"], rtol=0, atol=0)
     assert (model.body.bn1.weight == 1).all()
-    assert len(report.of("kept")) == 40
+    norms = [m for m in model.modules() if isinstance(m, GroupNorm)]
+    assert len(report.of("kept")) == 2 * len(norms)
     assert 99 < report.percent < 100
 
 
@@ -217,19 +221,19 @@ def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path):
     model = backbone(name="resnet34")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(DataError, match=r"fills 5\d\.\d % of backbone resnet34.*layer1.2") as caught:
-        load_start(model, StartOptions(weights=saved(tmp_path, whole_network())))
+        load_start(model, StartOptions(weights=saved(tmp_path, whole_network("resnet18"))))
     assert "\n" not in str(caught.value)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_missing_and_misshapen_tensors_are_named(tmp_path):
     network = whole_network()
-    network["conv1.weight"] = torch.zeros(64, 10, 7, 7)
+    network["conv1.0.weight"] = torch.zeros(9, 10, 7, 7)
     del network["layer1.0.bn1.bias"]
     report = load_start(backbone(), StartOptions(weights=saved(tmp_path, network)))
     text = "\n".join(report.lines())
-    assert "wrong shape body.conv1.weight" in text
-    assert "64x10x7x7 -> 64x3x7x7" in text
+    assert "wrong shape body.conv1.0.weight" in text
+    assert "9x10x7x7 -> " in text
     assert "missing     body.layer1.0.bn1.bias" in text
     assert "body.layer4" not in text
     assert "body.layer4" in "\n".join(report.lines(every=True))
@@ -249,7 +253,7 @@ def test_what_the_weights_do_not_fill_is_never_frozen(tmp_path):
 
 def test_a_refused_start_freezes_nothing(tmp_path):
     network = whole_network()
-    del network["conv1.weight"]
+    del network["conv1.0.weight"]
     model = backbone()
     with pytest.raises(DataError):
         load_start(model, StartOptions(weights=saved(tmp_path, network), frozen_stages=2))
@@ -287,3 +291,15 @@ def test_names_that_timm_joined_for_features_are_found(tmp_path):
         StartOptions(weights=saved(tmp_path, network)),
     )
     assert report.percent == 100
+
+
+def test_torchvisions_resnet_gives_the_same_features_here(tmp_path):
+    torch.manual_seed(3)
+    theirs = torchvision.models.resnet18().eval()
+    model = backbone("frozen_bn", "resnet18").eval()
+    report = load_start(model, StartOptions(weights=saved(tmp_path, theirs.state_dict())))
+    assert report.percent == 100
+    c5 = nn.Sequential(*list(theirs.children())[:-2])
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images)[-1], c5(images), rtol=1e-4, atol=1e-4)

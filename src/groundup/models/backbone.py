@@ -152,10 +152,10 @@ def create_features(name: str) -> nn.Module:
     try:
         with torch.device("meta"):  # costs neither time nor memory
             probe: Any = timm.create_model(name, features_only=True)
-        reductions = probe.feature_info.reduction()
-        indices = tuple(max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES)
-        body: nn.Module = timm.create_model(name, features_only=True, out_indices=indices)
-        usable = str(getattr(body, "output_fmt", "NCHW")).endswith("NCHW") and cut_stages(body)
+            strides = probe.feature_info.reduction()
+            indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
+            trial = timm.create_model(name, features_only=True, out_indices=indices)
+        usable = str(getattr(trial, "output_fmt", "NCHW")).endswith("NCHW") and cut_stages(trial)
     except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError):
         usable = False
     if not usable:
@@ -163,6 +163,7 @@ def create_features(name: str) -> nn.Module:
             f"backbone '{name}' does not give (B, C, H, W) features at strides 4, 8, 16 and 32; "
             "choose a convolutional one, such as resnet50"
         )
+    body: nn.Module = timm.create_model(name, features_only=True, out_indices=indices)
     return body
 
 
