@@ -147,12 +147,15 @@ def paint_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
 def paint_box(canvas: np.ndarray, box: np.ndarray, colour: Colour, stroke: int) -> None:
     """Draw the box's border in place, just inside it, over a thin dark line that sets it off."""
     x1, y1, x2, y2 = (round(float(v)) for v in box)
-    far = (max(x1, x2 - 1), max(y1, y2 - 1))
-    window = canvas[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1]
+    x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
+    window = canvas[max(0, y1 - 1) : y2 + 2, max(0, x1 - 1) : x2 + 2]
     before = window.copy()
-    cv2.rectangle(canvas, (x1, y1), far, (0, 0, 0), stroke + 2)
-    window[:] = (0.7 * before + 0.3 * window).astype(np.uint8)
-    cv2.rectangle(canvas, (x1, y1), far, colour, stroke)
+    cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), (0, 0, 0), 1)
+    window[:] = (0.5 * before + 0.5 * window).astype(np.uint8)
+    for inset in range(stroke):
+        corner, far = (x1 + inset, y1 + inset), (x2 - inset, y2 - inset)
+        if corner[0] <= far[0] and corner[1] <= far[1]:
+            cv2.rectangle(canvas, corner, far, colour, 1)
 
 
 def paint_keypoints(

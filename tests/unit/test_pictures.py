@@ -43,7 +43,7 @@ def test_a_box_is_drawn_in_the_colour_of_its_name_and_the_photograph_is_not_chan
     assert (image == 128).all()
 
 
-def test_a_mask_tints_its_own_pixels_only():
+def test_a_mask_tints_its_own_pixels_and_a_rim_of_one():
     mask = np.zeros((480, 640), bool)
     mask[200:300, 100:200] = True
     boxes = np.array([[100.0, 200, 200, 300]])
@@ -51,6 +51,7 @@ def test_a_mask_tints_its_own_pixels_only():
     without = draw_instances(photograph(), boxes, ["cat"])
     changed = (with_mask != without).any(axis=2)
     assert changed[210:290, 110:190].all()
+    mask[199:301, 99:201] = True  # Its contour is soft: a pixel more.
     assert not changed[~mask].any()
     empty = draw_instances(photograph(), boxes, ["cat"], masks=[np.zeros_like(mask)])
     np.testing.assert_array_equal(empty, without)

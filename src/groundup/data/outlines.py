@@ -30,7 +30,7 @@ def trace_polygons(samples: Bool[np.ndarray, "rows columns"], x: int, y: int) ->
         simple = [cv2.approxPolyDP(o[:, None], SIMPLIFY_SAMPLES, closed=True)[:, 0] for o in outlines]
         ring = join_rings(simple)
         if len(ring) < 3 or crosses_itself(ring):
-            ring = drop_straight(join_rings(outlines))  # Thinner than what simplifying may move.
+            ring = join_rings(outlines)  # Thinner than what simplifying may move.
         rings.append(ring / SAMPLES + np.array([x, y]))
     return rings
 
@@ -87,13 +87,6 @@ def join_rings(rings: list[np.ndarray]) -> np.ndarray:
         leave, enter = np.unravel_index(int(distances.argmin()), distances.shape)
         ring = np.concatenate([ring[: leave + 1], hole[enter:], hole[: enter + 1], ring[leave:]])
     return ring
-
-
-def drop_straight(ring: np.ndarray) -> np.ndarray:
-    """The same ring without the points at which it goes straight on."""
-    after = np.diff(ring, axis=0, append=ring[:1])
-    before = np.concatenate([after[-1:], after[:-1]])
-    return ring[(before != after).any(axis=1)]
 
 
 def crosses_itself(ring: np.ndarray) -> bool:
