@@ -28,8 +28,8 @@ pytestmark = pytest.mark.shared
 NUM_CLASSES = 80
 PEERS = {"v1": detection.maskrcnn_resnet50_fpn, "v2": detection.maskrcnn_resnet50_fpn_v2}
 PRESETS = {"v1": presets.torchvision, "v2": presets.torchvision_v2}
-RPN_SCALES = {"v1": 3, "v2": 20}
-"""Batch norm keeps the maps of v2 smaller."""
+RPN_SCALES, CLASS_SCALES = {"v1": 3, "v2": 20}, {"v1": 5, "v2": 20}
+"""By how much predictors are made bolder; batch norm keeps the features of v2 smaller."""
 REDUCED = {
     "rpn_pre_nms_top_n_train": 400,
     "rpn_pre_nms_top_n_test": 200,
@@ -177,7 +177,7 @@ def both(version, sizes, kwargs):
         # Not so large that probabilities saturate: which of equals is cut off is not torchvision's promise.
         for module in (peer.rpn.head.cls_logits, peer.rpn.head.bbox_pred):
             module.weight *= RPN_SCALES[version]
-        peer.roi_heads.box_predictor.cls_score.weight *= 20
+        peer.roi_heads.box_predictor.cls_score.weight *= CLASS_SCALES[version]
         peer.roi_heads.mask_predictor.mask_fcn_logits.weight *= 3
     ours = build_detector(
         PRESETS[version](sizes=sizes), num_classes=NUM_CLASSES, pixel_mean=MEAN, pixel_std=STD
