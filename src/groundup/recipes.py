@@ -4,10 +4,11 @@ The paper's systems differ between their arms in `start` alone; a fine-tuned arm
 `mask_rcnn_r50_fpn_gn` is the same recipe with `start=WEIGHTS`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from groundup.config import did_you_mean, override, read_tree, read_yaml, vary
+from groundup.config import did_you_mean, leaves, override, read_tree, read_yaml, vary
 from groundup.data.loader import LoaderOptions
 from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
@@ -25,7 +26,7 @@ from groundup.models.presets import (
     torchvision_v2,
 )
 from groundup.models.rcnn import DetectorOptions
-from groundup.models.start import StartOptions
+from groundup.models.start import StartOptions, normalisation_of
 from groundup.run import Recipe
 
 TINY_SIZES = DetectorSizes(
@@ -231,6 +232,27 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+def spelled_out(assignment: str) -> list[str]:
+    """`start=scratch` and `start=WEIGHTS` as the assignments they stand for; others as they are.
+
+    The constants that pixels are normalised with follow the weights where they are known.
+
+    Raises:
+        DataError: weights that cannot be read.
+    """
+    key, _, value = assignment.partition("=")
+    if key != "start":
+        return [assignment]
+    if value in {"scratch", "null", ""}:
+        changes: dict[str, object] = {"weights": None, "digest": None, "part": "backbone", "frozen_stages": 0}
+    else:
+        constants = normalisation_of(value)
+        changes = {"weights": value}
+        if constants is not None:
+            changes |= {"pixel_mean": list(constants[0]), "pixel_std": list(constants[1])}
+    return [f"start.{name}={json.dumps(change)}" for name, change in changes.items()]
+
+
 def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
     """The recipe of that name or YAML file, with `key=value` assignments applied.
 
@@ -239,6 +261,7 @@ def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
     Raises:
         UsageError: no such recipe or file, or an option that cannot be.
     """
+    assignments = [one for given in assignments for one in spelled_out(given)]
     if recipe in RECIPES:
         return override(RECIPES[recipe](), assignments)
     path = Path(recipe)
@@ -253,6 +276,4 @@ def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
         return override(read_tree(Recipe, values), assignments)
     if base not in RECIPES:
         raise UsageError(f"{path}: recipe: no recipe '{base}'{did_you_mean(str(base), list(RECIPES))}")
-    from groundup.config import leaves
-
     return override(vary(RECIPES[base](), dict(leaves(values))), assignments)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import model_validator
@@ -23,7 +23,7 @@ from groundup.data.loader import LoaderOptions, evaluation_batches, train_batche
 from groundup.data.order import hash_of
 from groundup.data.transforms import TransformOptions
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate
-from groundup.engine.schedule import drop_points, images_of_unit, total_images
+from groundup.engine.schedule import drop_points, images_of_unit, total_images, warmup_length
 from groundup.engine.stop import StopFlag
 from groundup.engine.train import TrainOptions, run_state, train
 from groundup.errors import DataError, UsageError
@@ -69,7 +69,7 @@ class DataOptions(Options):
     """How photographs are read."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "DataOptions":
         """Refuse a share of nothing."""
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction is {self.fraction}, but must lie in 0 (excluded) .. 1")
@@ -99,7 +99,7 @@ class Recipe(Options):
     """Names every random draw of the run: first weights, order, augmentation, sampling."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
+    def _refuse_what_cannot_be(self) -> "Recipe":
         """Refuse starts that do not fit the model, and batches that do not fill their groups."""
         check_start(self.start, self.model.backbone)
         return self
@@ -216,7 +216,10 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     yield f"model      {sum(p.numel() for p in model.parameters()):,} parameters"
     yield from (f"start      {line}" for line in report.lines())
     yield f"schedule   {total:,} images in {total // schedule.batch_size:,} steps of {schedule.batch_size}"
-    yield f"           unit {images_of_unit(schedule, num_images):,} images; drops after {drops}"
+    yield (
+        f"           unit {images_of_unit(schedule, num_images):,} images; "
+        f"warm-up {warmup_length(schedule, num_images):,}; drops after {drops}"
+    )
     yield f"device     {default_device()}, {torch.get_num_threads()} threads, torch {version('torch')}"
 
 

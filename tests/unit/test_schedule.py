@@ -13,6 +13,7 @@ from groundup.engine.schedule import (
     images_of_unit,
     lr_at,
     total_images,
+    warmup_length,
 )
 from groundup.errors import UsageError
 
@@ -102,9 +103,17 @@ def test_a_schedule_that_contradicts_itself_cannot_be_made(wrong):
         ScheduleOptions(**wrong)
 
 
+def test_the_warm_up_is_detectrons_on_coco_and_shorter_on_small_sets():
+    assert warmup_length(ScheduleOptions(units=1), COCO) == 8_000
+    assert warmup_length(ScheduleOptions(units=1), 100) == round(
+        0.25 * drop_points(ScheduleOptions(units=1), 100)[0]
+    )
+    assert warmup_length(ScheduleOptions(units=1, warmup_images=0), 100) == 0
+
+
 def test_a_schedule_that_never_reaches_its_peak_is_refused_with_the_way_out():
     with pytest.raises(UsageError, match=r"set schedule\.warmup_images"):
-        check_schedule(ScheduleOptions(units=1), num_images=100)
+        check_schedule(ScheduleOptions(units=1, warmup_images=8_000), num_images=100)
     with pytest.raises(UsageError, match="lengthen the run"):
         check_schedule(ScheduleOptions(units=0.5), num_images=COCO)
     check_schedule(ScheduleOptions(units=None, images=100, warmup_images=0, drops=()), num_images=100)

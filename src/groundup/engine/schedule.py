@@ -20,6 +20,11 @@ UNIT_SET = 118_287
 EPOCHS_PER_UNIT = UNIT_STEPS * UNIT_BATCH / UNIT_SET
 """12.17: passes over the training set in one unit."""
 
+WARMUP_IMAGES = 500 * UNIT_BATCH
+"""Source: Detectron, `WARM_UP_ITERS`."""
+MAX_WARMUP_RATIO = 0.25
+"""Ours: of the images before the first drop, so that small data sets reach the peak."""
+
 
 class ScheduleOptions(Options):
     """Length, batch and learning rate of a run."""
@@ -36,9 +41,10 @@ class ScheduleOptions(Options):
     lr: float = 0.02
     """Peak learning rate for this batch size. It is not scaled by anything. Source: He et al. (2019),
     section 3, for 16 images."""
-    warmup_images: int = 500 * UNIT_BATCH
-    """Images over which the rate rises linearly to the peak; 0 starts there. Source: Detectron, 500 steps,
-    the same for scratch and fine-tuning."""
+    warmup_images: int | None = None
+    """Images over which the rate rises linearly to the peak; 0 starts there. None: 8,000 (500 steps of 16,
+    Detectron's, the same for scratch and fine-tuning), on a small data set at most a quarter of the images
+    before the first drop."""
     warmup_start: float = 1 / 3
     """Rate of the first step as a part of the peak. Source: Detectron, `WARM_UP_FACTOR`."""
     drops: tuple[float, ...] = (2 / 3, 2 / 9)
@@ -58,7 +64,7 @@ class ScheduleOptions(Options):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")
-        if self.warmup_images < 0 or not 0 <= self.warmup_start <= 1:
+        if (self.warmup_images or 0) < 0 or not 0 <= self.warmup_start <= 1:
             raise ValueError(
                 f"warmup_images is {self.warmup_images} and warmup_start {self.warmup_start}; "
                 "the first must not be negative and the second lie in 0 .. 1"
@@ -94,6 +100,14 @@ def drop_points(options: ScheduleOptions, num_images: int) -> tuple[int, ...]:
     return tuple(total - round(drop * unit) for drop in options.drops)
 
 
+def warmup_length(options: ScheduleOptions, num_images: int) -> int:
+    """Images of the warm-up on a training set of that size."""
+    if options.warmup_images is not None:
+        return options.warmup_images
+    first = min(drop_points(options, num_images), default=total_images(options, num_images))
+    return max(0, min(WARMUP_IMAGES, round(MAX_WARMUP_RATIO * first)))
+
+
 def lr_at(images_seen: int, options: ScheduleOptions, num_images: int) -> float:
     """Rate of the step about to be taken when `images_seen` have been seen (0 before the first step).
 
@@ -102,7 +116,8 @@ def lr_at(images_seen: int, options: ScheduleOptions, num_images: int) -> float:
     Source: He et al. (2019), section 3; warm-up as in Detectron's `lr_policy`.
     """
     drops = sum(images_seen >= point for point in drop_points(options, num_images))
-    risen = min(1.0, images_seen / options.warmup_images) if options.warmup_images else 1.0
+    warmup = warmup_length(options, num_images)
+    risen = min(1.0, images_seen / warmup) if warmup else 1.0
     warmth = options.warmup_start + (1 - options.warmup_start) * risen
     return options.lr * warmth * options.drop_factor**drops
 
@@ -122,7 +137,7 @@ def check_schedule(options: ScheduleOptions, num_images: int) -> None:
             f"schedule: {total} images are fewer than the {round(max(options.drops) * unit)} after the first "
             f"drop (a unit is {unit} images); lengthen the run, or set schedule.unit_images or schedule.drops"
         )
-    if options.warmup_images > first:
+    if warmup_length(options, num_images) > first:
         raise UsageError(
             f"schedule.warmup_images is {options.warmup_images}, but the rate drops (or the run ends) after "
             f"{first} images, so the peak is never reached; set schedule.warmup_images, e.g. to {first // 10}"

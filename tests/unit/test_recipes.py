@@ -1,0 +1,89 @@
+"""Recipes say what the paper says, field by field, and differ from each other only where their names do."""
+
+import pytest
+
+from groundup.config import differences, plain, read_tree
+from groundup.engine.schedule import drop_points, total_images
+from groundup.errors import DataError, UsageError
+from groundup.recipes import RECIPES, resolve_recipe
+from groundup.run import Recipe
+
+COCO = 118_287
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_saves_and_reads_back_equal(name):
+    recipe = RECIPES[name]()
+    assert recipe.name == name
+    assert read_tree(Recipe, plain(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_r50_fpn_gn", "mask_rcnn_r101_fpn_gn", "mask_rcnn_r50_fpn_syncbn"]
+)
+def test_the_papers_recipes_hold_the_papers_numbers(name):
+    recipe = RECIPES[name]()
+    schedule, optimizer = recipe.training.schedule, recipe.training.optimizer
+    assert (schedule.batch_size, schedule.lr, schedule.units) == (16, 0.02, 2.0)
+    assert total_images(schedule, COCO) == 180_000 * 16
+    assert drop_points(schedule, COCO) == (120_000 * 16, 160_000 * 16)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.clip) == (0.9, 1e-4, "none")
+    assert optimizer.preset == "detectron"
+    assert (recipe.transforms.short_side, recipe.transforms.max_side, recipe.transforms.flip) == (
+        (800,),
+        1333,
+        0.5,
+    )
+    assert recipe.start.weights is None
+    assert recipe.start.frozen_stages == 0
+    norm = "syncbn" if "syncbn" in name else "gn"
+    model = recipe.model
+    assert {model.backbone.norm, model.fpn.norm, model.box_head.norm, model.mask_head.norm} == {norm}
+    assert (model.box_head.num_convs, model.box_head.num_fcs, model.box_head.fc_channels) == (4, 1, 1024)
+    assert (model.rois.rois_per_image, model.rois.positive_fraction, model.loss_images) == (512, 0.25, 2)
+    assert (model.rpn.anchors_per_image, model.rpn.nms_threshold) == (256, 0.7)
+    assert model.init == "detectron"
+
+
+def test_swapping_the_start_changes_the_start_and_nothing_else():
+    scratch = resolve_recipe("mask_rcnn_r50_fpn_gn", ["start=scratch"])
+    tuned = resolve_recipe(
+        "mask_rcnn_r50_fpn_gn", ["start.weights=timm:resnet50_gn.a1h_in1k", "start.frozen_stages=2"]
+    )
+    assert set(differences([scratch, tuned])) == {"start.weights", "start.frozen_stages"}
+
+
+def test_the_short_start_fills_in_what_is_known(tmp_path):
+    with pytest.raises(DataError, match="no such weights"):
+        resolve_recipe("tiny_mask_rcnn", [f"start={tmp_path / 'absent.pth'}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["start.frozen_stages=2"], "random weights must not be frozen"),
+        (["model.backbone.norm=frozen_bn"], "frozen_bn"),
+        (["model.backbone.nrom=gn"], "did you mean 'model.backbone.norm'"),
+        (["training.accumulate=5"], "divide"),
+    ],
+)
+def test_a_recipe_that_lies_cannot_be_made(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_recipe("mask_rcnn_r50_fpn_gn", overrides)
+
+
+def test_an_unknown_recipe_is_met_with_a_near_name():
+    with pytest.raises(UsageError, match="did you mean 'tiny_mask_rcnn'"):
+        resolve_recipe("tiny_mask_rcn", [])
+
+
+def test_a_yaml_recipe_builds_on_a_named_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: tiny_faster_rcnn\nname: mine\nseed: 3\ntraining:\n  schedule:\n    units: 2\n")
+    mine = resolve_recipe(str(path), ["seed=4"])
+    assert (mine.name, mine.seed, mine.training.schedule.units) == ("mine", 4, 2.0)
+    assert set(differences([mine, RECIPES["tiny_faster_rcnn"]()])) == {
+        "name",
+        "seed",
+        "training.schedule.units",
+    }
