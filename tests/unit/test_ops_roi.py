@@ -1,11 +1,10 @@
-"""NMS, levels and pooling against torchvision."""
+"""NMS and levels against torchvision."""
 
-import pytest
 import torch
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
-from groundup.ops.roi import fpn_levels, nms, pool_levels, ranks_within
+from groundup.ops.roi import fpn_levels, nms, ranks_within
 
 
 def some_boxes(num, seed, extent=200.0):
@@ -43,23 +42,3 @@ def test_levels_equal_torchvisions_also_at_the_bounds():
     expected = LevelMapper(2, 5)([boxes])
     assert torch.equal(fpn_levels(boxes, 4, eps=1e-6, is_eps_in_log=False), expected)
     assert fpn_levels(torch.zeros(1, 4), 4, eps=1e-8, is_eps_in_log=True).tolist() == [0]
-
-
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_pooling_equals_torchvisions(sampling_ratio):
-    maps = [torch.randn(2, 3, 64 // 2**k, 64 // 2**k) for k in range(4)]
-    boxes = [some_boxes(20, 5), some_boxes(10, 6)]
-    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio)
-    expected = pool({str(k): level for k, level in enumerate(maps)}, boxes, [(256, 256)] * 2)
-    every, images = torch.cat(boxes), torch.tensor([0] * 20 + [1] * 10)
-    pooled = pool_levels(
-        maps,
-        every,
-        images,
-        fpn_levels(every, 4, eps=1e-6, is_eps_in_log=False),
-        size=7,
-        strides=(4, 8, 16, 32),
-        sampling_ratio=sampling_ratio,
-        is_aligned=False,
-    )
-    torch.testing.assert_close(pooled, expected)

@@ -5,7 +5,6 @@ Legend:
     T  boxes for which deltas are predicted: one a class, or one for all     M  detections of a batch
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +22,7 @@ from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
 from groundup.models.rpn import Proposals, delta_targets
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, has_min_side
+from groundup.ops.pooling import RoIMaps
 from groundup.ops.roi import nms, ranks_within
 from groundup.structures import Batch
 
@@ -78,13 +78,10 @@ class BoxHead(nn.Module):
     section 4.2, for 2fc.
     """
 
-    def __init__(
-        self, options: BoxHeadOptions, channels: int, strides: Sequence[int], num_classes: int, init: InitKind
-    ) -> None:
-        """Begin with layers for maps of so many channels at the strides, finest first."""
+    def __init__(self, options: BoxHeadOptions, channels: int, num_classes: int, init: InitKind) -> None:
+        """Begin with layers for maps of so many channels."""
         super().__init__()
         self.options = options
-        self.strides = tuple(strides)
         self.num_classes = num_classes
         widths = [channels] + [options.conv_channels] * options.num_convs
         self.convs = nn.Sequential(
@@ -107,17 +104,17 @@ class BoxHead(nn.Module):
         initialise(self.deltas, init, "box_delta")
 
     def forward(
-        self, maps: Sequence[Float[Tensor, "B D _ _"]], boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+        self, maps: RoIMaps, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
     ) -> tuple[Float[Tensor, "N {self.num_classes}+1"], Float[Tensor, "N T 4"]]:
         """Class logits, background last, and deltas of each RoI, in float32."""
-        hidden = pool_rois(maps, self.strides, boxes, images, self.options.pool)
+        hidden = pool_rois(maps, boxes, images, self.options.pool)
         hidden = self.fcs(self.convs(hidden).flatten(1))
         deltas = self.deltas(hidden).float()
         return self.classes(hidden).float(), deltas.view(len(deltas), -1, 4)
 
     def losses(
         self,
-        maps: Sequence[Float[Tensor, "B D _ _"]],
+        maps: RoIMaps,
         rois: RoIs,
         batch: Batch,
         *,
@@ -146,9 +143,7 @@ class BoxHead(nn.Module):
             ),
         }
 
-    def detect(
-        self, maps: Sequence[Float[Tensor, "B D _ _"]], proposals: Proposals, sizes: Int[Tensor, "B 2"]
-    ) -> FoundBoxes:
+    def detect(self, maps: RoIMaps, proposals: Proposals, sizes: Int[Tensor, "B 2"]) -> FoundBoxes:
         """Boxes above the score threshold after NMS within each class, the best of each image."""
         options = self.options
         rows = rows_seen(proposals.is_filled, "real")

@@ -5,7 +5,6 @@ Legend:
     S  side of a mask: twice RoIAlign's resolution
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -23,6 +22,7 @@ from groundup.models.losses import normalise_loss
 from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
 from groundup.ops.masks import PasteKind
+from groundup.ops.pooling import RoIMaps
 from groundup.ops.rasterise import mask_targets
 from groundup.structures import Batch
 
@@ -64,14 +64,12 @@ class MaskHead(nn.Module):
         self,
         options: MaskHeadOptions,
         channels: int,
-        strides: Sequence[int],
         num_classes: int,
         init: InitKind,
     ) -> None:
-        """Begin with layers for maps of so many channels at the strides, finest first."""
+        """Begin with layers for maps of so many channels."""
         super().__init__()
         self.options = options
-        self.strides = tuple(strides)
         widths = [channels] + [options.channels] * options.num_convs
         self.convs = nn.Sequential(
             *(
@@ -86,7 +84,7 @@ class MaskHead(nn.Module):
 
     def forward(
         self,
-        maps: Sequence[Float[Tensor, "B D _ _"]],
+        maps: RoIMaps,
         boxes: Float[Tensor, "N 4"],
         images: Int[Tensor, " N"],
         labels: Int[Tensor, " N"],
@@ -96,7 +94,7 @@ class MaskHead(nn.Module):
         Only that class's row of the predictor is multiplied: with 80 classes the other 79 would cost more
         than the deconvolution.
         """
-        hidden = pool_rois(maps, self.strides, boxes, images, self.options.pool)
+        hidden = pool_rois(maps, boxes, images, self.options.pool)
         hidden = F.relu(self.upsample(self.convs(hidden)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
         weight = self.masks.weight.flatten(1)[row][:, None]
@@ -106,7 +104,7 @@ class MaskHead(nn.Module):
 
     def losses(
         self,
-        maps: Sequence[Float[Tensor, "B D _ _"]],
+        maps: RoIMaps,
         rois: RoIs,
         batch: Batch,
         *,
@@ -152,7 +150,7 @@ class MaskHead(nn.Module):
 
     def detect(
         self,
-        maps: Sequence[Float[Tensor, "B D _ _"]],
+        maps: RoIMaps,
         boxes: Float[Tensor, "N 4"],
         images: Int[Tensor, " N"],
         labels: Int[Tensor, " N"],

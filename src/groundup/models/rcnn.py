@@ -20,6 +20,7 @@ from groundup.models.mask_head import MaskHead, MaskHeadOptions
 from groundup.models.rois import RoIOptions, SlotKind, sample_rois
 from groundup.models.rpn import RPN, RPNOptions
 from groundup.ops.boxes import scale_boxes
+from groundup.ops.pooling import RoIMaps, build_roi_maps
 from groundup.structures import Batch, Detections
 
 MAX_PIXEL = 255
@@ -92,9 +93,9 @@ class RCNN(nn.Module):
         channels, init = options.fpn.channels, options.init
         self.fpn = FPN(options.fpn, self.backbone.channels, init)
         self.rpn = RPN(options.rpn, channels, (*strides, strides[-1] * LAST_STRIDE_FACTOR), init)
-        self.box_head = BoxHead(options.box_head, channels, strides, num_classes, init)
+        self.box_head = BoxHead(options.box_head, channels, num_classes, init)
         self.mask_head = (
-            MaskHead(options.mask_head, channels, strides, num_classes, init) if options.mask_head else None
+            MaskHead(options.mask_head, channels, num_classes, init) if options.mask_head else None
         )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
@@ -111,7 +112,7 @@ class RCNN(nn.Module):
         losses = self.rpn.losses(found, batch, group_size)
         proposals = self.rpn.propose(found, batch.sizes, is_training=True, group_size=group_size)
         rois = sample_rois(proposals, batch, self.options.rois, self.num_classes)
-        maps, slots = maps_for_rois(pyramid), self.options.roi_slots
+        maps, slots = self.roi_maps(pyramid), self.options.roi_slots
         losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
         if self.mask_head is not None:
             losses |= self.mask_head.losses(
@@ -132,7 +133,7 @@ class RCNN(nn.Module):
         proposals = self.rpn.propose(
             found, batch.sizes, is_training=False, group_size=self.options.loss_images
         )
-        maps = maps_for_rois(pyramid)
+        maps = self.roi_maps(pyramid)
         boxes = self.box_head.detect(maps, proposals, batch.sizes)
         masks = None
         if self.mask_head is not None:
@@ -165,6 +166,10 @@ class RCNN(nn.Module):
         pyramid: list[Tensor] = self.fpn(self.backbone(self.normalise(batch)))
         return pyramid
 
+    def roi_maps(self, pyramid: Sequence[Float[Tensor, "B D _ _"]]) -> RoIMaps:
+        """P2 to P5, from which RoIs are pooled."""
+        return build_roi_maps(pyramid[:-1], self.backbone.strides)
+
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Images less their mean, over their deviation, with zeros in the padding."""
         images: UInt8[Tensor, "B 3 H W"] = batch.images
@@ -173,11 +178,6 @@ class RCNN(nn.Module):
         is_column = torch.arange(images.shape[3], device=images.device) < batch.sizes[:, 1:]
         is_valid = is_row[:, None, :, None] & is_column[:, None, None, :]
         return normal.masked_fill_(~is_valid, 0.0)
-
-
-def maps_for_rois(pyramid: Sequence[Float[Tensor, "B D _ _"]]) -> list[Float[Tensor, "B D _ _"]]:
-    """P2 to P5 in float32, converted once for all heads: RoIAlign knows no bfloat16."""
-    return [level.float() for level in pyramid[:-1]]
 
 
 def build_detector(

@@ -6,7 +6,6 @@ Legend:
     D  channels of the pyramid                   S  RoIAlign's resolution
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,8 @@ from torch import Tensor
 from groundup.config import Options
 from groundup.models.rpn import Proposals
 from groundup.ops.matching import match_boxes
-from groundup.ops.roi import fpn_levels, pool_levels
+from groundup.ops.pooling import RoIMaps, pool_levels
+from groundup.ops.roi import fpn_levels
 from groundup.ops.sampling import ROI_STREAM, choose_balanced, random_keys
 from groundup.structures import Batch
 
@@ -146,21 +146,19 @@ def sums_of_images(
 
 
 def pool_rois(
-    maps: Sequence[Float[Tensor, "B D _ _"]],
-    strides: Sequence[int],
+    maps: RoIMaps,
     boxes: Float[Tensor, "N 4"],
     images: Int[Tensor, " N"],
     options: PoolOptions,
 ) -> Float[Tensor, "N D S S"]:
     """Features of each RoI from the level its size belongs to."""
-    levels = fpn_levels(boxes, len(maps), eps=options.level_eps, is_eps_in_log=options.level_eps_in_log)
+    levels = fpn_levels(boxes, maps.num_levels, eps=options.level_eps, is_eps_in_log=options.level_eps_in_log)
     return pool_levels(
         maps,
         boxes,
         images,
         levels,
         size=options.resolution,
-        strides=strides,
         sampling_ratio=options.sampling_ratio,
         is_aligned=options.aligned,
     )

@@ -4,8 +4,6 @@ Legend:
     B  images     C  channels     H, W  a map's size     N  boxes or RoIs     S  RoIAlign's resolution
 """
 
-from collections.abc import Sequence
-
 import torch
 import torchvision.ops
 from jaxtyping import Float, Int
@@ -109,36 +107,3 @@ def roi_align(
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
     pooled: Tensor = torchvision.ops.roi_align(features, rois, size, scale, sampling_ratio, is_aligned)
     return pooled
-
-
-def pool_levels(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "N 4"],
-    images: Int[Tensor, " N"],
-    levels: Int[Tensor, " N"],
-    *,
-    size: int,
-    strides: Sequence[int],
-    sampling_ratio: int,
-    is_aligned: bool,
-) -> Float[Tensor, "N C {size} {size}"]:
-    """RoIAlign of each box on the map of its level.
-
-    The kernel takes one map at a time, and how many boxes each gets depends on the data: on a GPU this
-    waits for the device, once.
-    """
-    order = levels.argsort(stable=True)
-    counts = levels.bincount(minlength=len(features)).tolist()
-    pooled = [
-        roi_align(
-            level_features,
-            boxes[rows],
-            images[rows],
-            size=size,
-            scale=1 / stride,
-            sampling_ratio=sampling_ratio,
-            is_aligned=is_aligned,
-        )
-        for level_features, stride, rows in zip(features, strides, order.split(counts), strict=True)
-    ]
-    return torch.cat(pooled)[order.argsort()]
