@@ -44,7 +44,7 @@ TINY_SIZES = DetectorSizes(
 TINY_SIDE = 160
 """Shorter side of what a tiny recipe sees, in pixels."""
 TINY_MAX_SIDE = 256
-TINY_BATCH = 8
+TINY_BATCH = 4
 TINY_LR = 0.02
 """Ours, found on drawn scenes: docs/LOG.md."""
 
@@ -177,7 +177,7 @@ def tiny_recipe(name: str, model: DetectorOptions) -> Recipe:
         training=TrainOptions(
             schedule=ScheduleOptions(batch_size=TINY_BATCH, lr=TINY_LR),
             optimizer=OptimizerOptions(preset="detectron2"),
-            upkeep=UpkeepOptions(log_every=20 * TINY_BATCH, checkpoint_seconds=300.0),
+            upkeep=UpkeepOptions(log_every=40 * TINY_BATCH, checkpoint_seconds=300.0),
         ),
         evaluation=EvaluationOptions(batch_size=8, paste="aligned"),
     )

@@ -1,0 +1,204 @@
+"""A new user at the command line, on a small drawn world: exit codes, one line a mistake, pictures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from groundup.data.world import WorldOptions, write_world
+
+WORLD = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, max_side=64, max_objects=3,
+                     min_size=0.3, max_distractors=0, crowd_ratio=0.0)  # fmt: skip
+
+
+def groundup(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "groundup.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, 24, 6, 0, WORLD)
+    return folder
+
+
+def data_of(world: Path) -> list[str]:
+    return [
+        f"data.{split}.{what}={path}"
+        for split in ("train", "val")
+        for what, path in (
+            ("annotations", world / "annotations" / f"instances_{split}.json"),
+            ("images", world / split),
+        )
+    ]
+
+
+TINY = [
+    "transforms.short_side=[64]",
+    "transforms.test_short_side=64",
+    "loader.num_workers=0",
+    "training.schedule.units=null",
+    "training.schedule.unit_images=32",
+    "training.schedule.batch_size=4",
+    "training.upkeep.log_every=4",
+    "training.upkeep.tensorboard=false",
+]
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory) -> Path:
+    """A short run; too short to find anything."""
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    done = groundup(
+        "train", "tiny_mask_rcnn", *data_of(world), *TINY, "training.schedule.images=32", "--out", folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images_seen"] == 32
+    return folder
+
+
+def test_help_answers_on_every_level():
+    for words in (
+        [],
+        ["train"],
+        ["evaluate"],
+        ["predict"],
+        ["config"],
+        ["data"],
+        ["data", "check"],
+        ["data", "convert"],
+    ):
+        assert groundup(*words, "--help").returncode == 0, words
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; import groundup.cli.main; assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["train", "tiny_mask_rcnn"], 2, "data.train.annotations"),
+        (["train", "tiny_mask_rcn"], 2, "did you mean"),
+        (["train", "tiny_mask_rcnn", "training.schedule.unit=2"], 2, "did you mean"),
+        (["train", "tiny_mask_rcnn", "data.train.annotations=absent.json"], 3, "absent.json"),
+        (["config", "tiny_mask_rcnn", "start.frozen_stages=1"], 2, "random weights must not be frozen"),
+        (["predict", "absent", "a.jpg"], 5, "not a run"),
+        (["evaluate"], 2, "--results"),
+        (["data", "check"], 2, "ANNOTATIONS"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_status(words, status, message, tmp_path):
+    done = groundup(*words, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_commands_describe_a_world(world, tmp_path):
+    annotations, images = world / "annotations" / "instances_train.json", world / "train"
+    assert groundup("data", "check", annotations, "--images", images).returncode == 0
+    page = tmp_path / "page.png"
+    stats = groundup("data", "stats", annotations, "--images", images, "--page", page, "--json")
+    assert json.loads(stats.stdout)["num_images"] == 24
+    assert cv2.imread(str(page)) is not None
+    assert groundup("data", "index", annotations, "--images", images).returncode == 0
+    third, tenth = tmp_path / "third.json", tmp_path / "tenth.json"
+    for path, fraction in ((third, 1 / 3), (tenth, 0.1)):
+        done = groundup(
+            "data", "subset", annotations, "--images", images, "--fraction", fraction, "--out", path
+        )
+        assert done.returncode == 0, done.stderr
+    names = [{image["id"] for image in json.loads(path.read_text())["images"]} for path in (tenth, third)]
+    assert names[0] < names[1]
+
+
+def test_a_broken_data_set_leaves_with_status_3(world, tmp_path):
+    document = json.loads((world / "annotations" / "instances_train.json").read_text())
+    document["annotations"][1]["id"] = document["annotations"][0]["id"]
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(document))
+    assert groundup("data", "check", path, "--images", world / "train").returncode == 3
+    data = [f"data.train.annotations={path}" if "train.annotations" in one else one for one in data_of(world)]
+    done = groundup(
+        "train", "tiny_mask_rcnn", *data, *TINY, "training.schedule.images=32", "--out", tmp_path / "run"
+    )
+    assert (done.returncode, done.stderr.strip().count("\n")) == (3, 0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_evaluated_and_used(run, world, tmp_path):
+    again = groundup("evaluate", run, "--json", "--pictures", 2)
+    assert again.returncode == 0, again.stderr
+    stored = json.loads((run / "result.json").read_text())["metrics"]
+    assert json.loads(again.stdout)["metrics"] == stored
+    assert cv2.imread(str(run / "evaluations" / "newest" / "pictures.png")) is not None
+    foreign = groundup(
+        "evaluate", "--results", run / "evaluations" / "newest" / "predictions.bbox.json",
+        "--annotations", world / "annotations" / "instances_val.json", "--images", world / "val", "--json",
+    )  # fmt: skip
+    assert foreign.returncode == 0, foreign.stderr
+    photograph = next((world / "val").iterdir())
+    found = groundup("predict", run, photograph, "--out", tmp_path / "out", "--threshold", 0, "--json")
+    assert found.returncode == 0, found.stderr
+    record = json.loads(found.stdout)[0]
+    assert record == json.loads((tmp_path / "out" / "predictions.json").read_text())[0]
+    assert cv2.imread(record["overlay"]) is not None
+    assert {"bbox", "score", "category", "category_id", "segmentation"} <= set(record["detections"][0])
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be(world, tmp_path):
+    done = groundup("train", "tiny_mask_rcnn", *data_of(world), *TINY, "training.schedule.images=32",
+                    "--out", tmp_path / "run", "--dry-run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "32 images in 8 steps of 4" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_goes_on_with_the_same_command_to_the_same_bits(run, world, tmp_path):
+    folder = tmp_path / "stopped"
+    words = [
+        "train",
+        "tiny_mask_rcnn",
+        *data_of(world),
+        *TINY,
+        "training.schedule.images=32",
+        "--out",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "groundup.cli.main", *words]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and b'"train"' in log.read_bytes()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) in {75, 0}
+    other = groundup(*words[:-2], "seed=1", "--out", folder)
+    assert other.returncode == 2, other.stderr
+    assert "seed" in other.stderr
+    done = groundup(*words)
+    assert done.returncode == 0, done.stderr
+    weights = "checkpoints/images_000000032/model.safetensors"
+    assert (folder / weights).read_bytes() == (run / weights).read_bytes()
