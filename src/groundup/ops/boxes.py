@@ -50,8 +50,14 @@ def encode_deltas(
     sizes = references[..., 2:] - references[..., :2]
     box_sizes = boxes[..., 2:] - boxes[..., :2]
     shifts = (boxes[..., :2] + 0.5 * box_sizes) - (references[..., :2] + 0.5 * sizes)
-    scales = boxes.new_tensor(weights)
-    return torch.cat([scales[:2] * shifts / sizes, scales[2:] * torch.log(box_sizes / sizes)], dim=-1)
+    wx, wy, ww, wh = weights
+    shifts, logs = times(shifts, wx, wy) / sizes, times(torch.log(box_sizes / sizes), ww, wh)
+    return torch.cat([shifts, logs], dim=-1)
+
+
+def times(pairs: Float[Tensor, "*b 2"], first: float, second: float) -> Float[Tensor, "*b 2"]:
+    """Pairs with each part multiplied by its number, without a copy from the host to a GPU."""
+    return torch.stack([pairs[..., 0] * first, pairs[..., 1] * second], dim=-1)
 
 
 def decode_deltas(
@@ -65,9 +71,9 @@ def decode_deltas(
     """
     sizes = references[..., 2:] - references[..., :2]
     centres = references[..., :2] + 0.5 * sizes
-    scaled = deltas / deltas.new_tensor(weights)
-    centres = scaled[..., :2] * sizes + centres
-    halves = 0.5 * (scaled[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * sizes)
+    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), weights, strict=True))
+    centres = torch.stack([dx, dy], dim=-1) * sizes + centres
+    halves = 0.5 * (torch.stack([dw, dh], dim=-1).clamp(max=MAX_LOG_SCALE).exp() * sizes)
     return torch.cat([centres - halves, centres + halves], dim=-1)
 
 

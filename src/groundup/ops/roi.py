@@ -33,7 +33,7 @@ def nms(
     if boxes.is_cuda:
         # All groups in one kernel, moved apart; in float64, for the shifts would cost float32 its precision.
         distance = boxes.max().double() + 1 if len(boxes) else 0.0
-        apart = boxes.double() + (groups * distance)[:, None]
+        apart = boxes.double() + (groups.double() * distance)[:, None]
         kept_rows: Tensor = torchvision.ops.nms(apart, scores.double(), threshold)
         return kept_rows
     # On the CPU the kernel compares all pairs: group by group is less work.
