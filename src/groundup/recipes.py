@@ -27,6 +27,7 @@ from groundup.models.presets import (
 )
 from groundup.models.rcnn import DetectorOptions
 from groundup.models.start import StartOptions, normalisation_of
+from groundup.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from groundup.run import Recipe
 
 TINY_SIZES = DetectorSizes(
@@ -64,7 +65,7 @@ def paper_recipe(name: str, model: DetectorOptions) -> Recipe:
         training=TrainOptions(
             schedule=PAPER_SCHEDULE, optimizer=OptimizerOptions(preset="detectron"), accumulate=1
         ),
-        evaluation=EvaluationOptions(paste=model.mask_head.paste if model.mask_head else "aligned"),
+        evaluation=EvaluationOptions(paste="integer"),
     )
 
 
@@ -110,24 +111,21 @@ def faster_rcnn_r34_fpn_gn() -> Recipe:
 
 def mask_rcnn_r50_fpn_detectron2() -> Recipe:
     """Detectron2's plain Mask R-CNN R50-FPN: frozen BN, fine-tuned from ImageNet weights (torchvision V1)."""
-    recipe = paper_recipe("mask_rcnn_r50_fpn_detectron2", DetectorOptions())
-    return vary(
-        recipe,
-        {
-            "model": detectron2("resnet50", "frozen_bn").model_dump(mode="json"),
-            "start": StartOptions(
-                weights="torchvision:ResNet50_Weights.IMAGENET1K_V1",
-                frozen_stages=2,
-                pixel_mean=(0.485, 0.456, 0.406),
-                pixel_std=(0.229, 0.224, 0.225),
-            ).model_dump(mode="json"),
-            "transforms.short_side": [640, 672, 704, 736, 768, 800],
-            "training.optimizer.preset": "detectron2",
-            "training.schedule.units": 1.0,
-            "training.schedule.warmup_images": 16_000,
-            "training.schedule.warmup_start": 0.001,
-            "evaluation.paste": "aligned",
-        },
+    return Recipe(
+        name="mask_rcnn_r50_fpn_detectron2",
+        model=detectron2("resnet50", "frozen_bn"),
+        start=StartOptions(
+            weights="torchvision:ResNet50_Weights.IMAGENET1K_V1",
+            frozen_stages=2,
+            pixel_mean=IMAGENET_MEAN,
+            pixel_std=IMAGENET_STD,
+        ),
+        transforms=TransformOptions(short_side=(640, 672, 704, 736, 768, 800)),
+        training=TrainOptions(
+            schedule=ScheduleOptions(units=1.0, warmup_images=16_000, warmup_start=0.001),
+            optimizer=OptimizerOptions(preset="detectron2"),
+        ),
+        evaluation=EvaluationOptions(paste="aligned"),
     )
 
 

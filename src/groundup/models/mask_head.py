@@ -21,7 +21,6 @@ from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss
 from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
-from groundup.ops.masks import PasteKind
 from groundup.ops.pooling import RoIMaps
 from groundup.ops.rasterise import mask_targets
 from groundup.structures import Batch
@@ -50,8 +49,6 @@ class MaskHeadOptions(Options):
     grid; Detectron, Detectron2), or the covered share of it (torchvision)."""
     target_aligned: bool = True
     """Whether RoIAlign reads bitmaps with pixel centres at half-integers; torchvision does not."""
-    paste: PasteKind = "aligned"
-    """How a mask becomes pixels of the image; see `ops.masks.PasteKind`."""
 
 
 class MaskHead(nn.Module):

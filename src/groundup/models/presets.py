@@ -121,7 +121,6 @@ def paper_mask_rcnn(
             channels=sizes.head_channels,
             norm=norm,
             target="binary",
-            paste="integer",
         )
         if has_masks
         else None,
@@ -189,7 +188,6 @@ def detectron2(
             norm="none",
             target="binary",
             target_aligned=True,
-            paste="aligned",
         )
         if has_masks
         else None,
@@ -252,7 +250,6 @@ def torchvision(
             norm="none",
             target="share",
             target_aligned=False,
-            paste="integer",
         )
         if has_masks
         else None,
