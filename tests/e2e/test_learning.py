@@ -1,0 +1,62 @@
+"""Short real trainings must land where they are known to land."""
+
+import pytest
+
+from groundup.config import override
+from groundup.data.world import WorldOptions, write_world
+from groundup.demo import WORLD, demo_recipe
+from groundup.recipes import tiny_mask_rcnn
+from groundup.run import train_run
+
+EASY = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, max_side=64, max_objects=2,
+                    min_size=0.4, max_distractors=0, crowd_ratio=0.0)  # fmt: skip
+
+
+@pytest.fixture
+def two_threads():
+    """Trainings of this file take both cores; elsewhere one thread keeps tests from fighting."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def data_of(files, split):
+    return [
+        f"data.{split}.annotations={files.train_annotations}",
+        f"data.{split}.images={files.train_images}",
+    ]
+
+
+def test_four_drawn_scenes_are_learnt_by_heart(tmp_path):
+    files = write_world(tmp_path / "world", 4, 0, 0, EASY)
+    recipe = override(
+        tiny_mask_rcnn(),
+        [
+            *data_of(files, "train"),
+            *data_of(files, "val"),
+            "transforms.short_side=[128]",
+            "transforms.test_short_side=128",
+            "transforms.flip=0",
+            "loader.num_workers=0",
+            "training.schedule.units=null",
+            "training.schedule.batch_size=2",
+            "training.schedule.images=480",
+            "training.schedule.unit_images=480",
+            "training.schedule.drops=[0.2]",
+            "training.schedule.warmup_images=40",
+            "training.upkeep.tensorboard=false",
+        ],
+    )
+    metrics = train_run(recipe, tmp_path / "run", quiet=True)["metrics"]
+    assert metrics["box/AP"] > 0.9
+    assert metrics["mask/AP"] > 0.9
+
+
+@pytest.mark.slow
+def test_the_demonstration_lands_in_its_band(tmp_path, two_threads):
+    write_world(tmp_path / "world", 1_500, 100, 0, WORLD)
+    metrics = train_run(demo_recipe(tmp_path, 0), tmp_path / "run", quiet=True)["metrics"]
+    assert 0.15 < metrics["box/AP"] < 0.5
