@@ -45,8 +45,8 @@ from groundup.structures import Detections
 
 DRAWN_SCORE = 0.5
 """Least score of a detection in a picture of an evaluation."""
-SHEET_COLUMNS = 2
-"""Found beside true."""
+SHEET_COLUMNS = 4
+"""Twice found beside true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
