@@ -214,7 +214,7 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     yield f"val        {splits.val.num_images:,} images, {splits.val.num_instances:,} instances"
     yield f"categories {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
     yield f"model      {sum(p.numel() for p in model.parameters()):,} parameters"
-    yield from (f"start      {line}" for line in report.lines())
+    yield from (f"start      {line.removeprefix('start: ')}" for line in report.lines())
     yield f"schedule   {total:,} images in {total // schedule.batch_size:,} steps of {schedule.batch_size}"
     yield (
         f"           unit {images_of_unit(schedule, num_images):,} images; "
