@@ -284,7 +284,7 @@ def train_run(
         }
         write_json(folder / RECORD, record)
     if not quiet:
-        for line in report.lines():
+        for line in (f"run: {folder}", *report.lines()):
             print(line, file=sys.stderr)
     device = default_device()
     model.to(device)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from groundup.cli.terminal import Json, note, print_json, print_lines
+from groundup.cli.terminal import Json, print_json, print_lines
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (see `groundup recipes`) or a YAML file.")]
 Overrides = Annotated[
@@ -67,7 +67,6 @@ def train(
     if dry_run:
         print_lines(plan_lines(resolved, folder))
         return
-    note(f"run {folder}")
     print_json({"run": str(folder), **train_run(resolved, folder, time_limit=time_limit, quiet=quiet)})
 
 
