@@ -103,7 +103,7 @@ def test_help_does_not_import_torch():
         (["config", "tiny_mask_rcnn", "start.frozen_stages=1"], 2, "random weights must not be frozen"),
         (["predict", "absent", "a.jpg"], 5, "not a run"),
         (["evaluate"], 2, "--results"),
-        (["data", "check"], 2, "ANNOTATIONS"),
+        (["data", "check"], 2, "annotations"),
         (["nonsense"], 2, "nonsense"),
     ],
 )

@@ -7,13 +7,15 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from groundup import __version__
 from groundup.cli import data_commands, run_commands
 from groundup.cli.terminal import note
 from groundup.errors import EXIT_INTERRUPTED, GroundupError, UsageError
+
+UsageMistake: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
+"""What typer raises when words on the command line do not fit; it has no public name in all versions."""
 
 app = typer.Typer(
     name="groundup",
@@ -58,12 +60,12 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and its exit status, never a traceback."""
     try:
         status = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         note("groundup: interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except click.UsageError as error:
+    except UsageMistake as error:
         note(f"groundup: {error.format_message()} (see `groundup --help`)")
         sys.exit(UsageError.exit_code)
     except GroundupError as error:
