@@ -9,8 +9,8 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from groundup.errors import CheckpointError
 
 DIGEST_CHUNK = 1 << 20
 """Bytes read at once while hashing a file."""
+DRAFT_NAME = 50
+"""Characters of a file's name in that of its draft: file systems allow 255 bytes."""
 
 
 def digest_of(path: Path) -> str:
@@ -50,15 +52,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
+        draft = path.with_name(f".{path.name[:DRAFT_NAME]}.{secrets.token_hex(8)}.draft")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with draft.open("xb") as file:  # not by `tempfile`, whose files only their owner may read
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(draft).replace(path)
+            draft.replace(path)
         except BaseException:
-            Path(draft).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:
@@ -78,7 +80,9 @@ def storage_error(path: Path, error: OSError, need: int | None = None) -> Checkp
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not Unicode has halves of surrogate pairs; JSON has an escape for them.
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:

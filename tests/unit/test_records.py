@@ -16,6 +16,21 @@ def test_a_written_value_reads_back(tmp_path):
     assert read_json(tmp_path / "a" / "b.json") == {"x": [1, None, "\u00fc"]}
 
 
+def test_a_file_is_open_to_whom_the_umask_lets(tmp_path):
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            write_whole(tmp_path / "value", b"x")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "value").stat().st_mode & 0o777 == mode
+
+
+def test_a_name_that_is_not_unicode_reads_back(tmp_path):
+    write_json(tmp_path / "b.json", {"file": "photo\udcff.jpg", "\udcfe": "\u65e5"})
+    assert read_json(tmp_path / "b.json") == {"file": "photo\udcff.jpg", "\udcfe": "\u65e5"}
+
+
 def write_beyond_limit(path, size):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -121,7 +121,10 @@ def write_draft(
     digests = {}
     for name, named in tensors.items():
         path = draft / f"{name}.safetensors"
+        path.touch()
+        mode = path.stat().st_mode  # the writer's own files are for their owner alone
         safetensors.torch.save_file(separate(named), path)
+        path.chmod(mode)
         sync_file(path)
         digests[path.name] = digest_of(path)
     everything = {**state, "images_seen": images_seen, "files": digests}
