@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Int32, Int64, UInt64
+from jaxtyping import Int32, Int64
 
 from groundup.data.columns import (
     RUNS,
@@ -30,6 +30,7 @@ from groundup.data.columns import (
 )
 from groundup.data.document import find_document, map_file, read_document
 from groundup.data.entries import Category
+from groundup.data.order import SUBSET_STREAM, keys_of
 from groundup.data.rle import crop_mask
 from groundup.data.rules import RULES, Findings
 from groundup.data.store import load_table, table_folder
@@ -358,25 +359,9 @@ def subset_rows(index: Index, fraction: float, seed: int) -> Int64[np.ndarray, "
     if not 0 < fraction <= 1:
         raise UsageError(f"a subset is a fraction above 0 and at most 1 of the images, got {fraction}")
     ids = index.image_ids
-    shuffled = np.lexsort((ids, scramble(ids, seed)))
+    shuffled = np.lexsort((ids, keys_of(ids, seed, SUBSET_STREAM)))
     num_chosen = max(1, round(fraction * len(ids)))
     return np.sort(shuffled[:num_chosen]).astype(np.int64)
-
-
-def scramble(values: Int64[np.ndarray, " _"], seed: int) -> UInt64[np.ndarray, " _"]:
-    """A 64-bit number for each value, as good as random, the same on every machine.
-
-    Source: splitmix64 (Steele, Lea and Flood, 2014), seeded by its own scrambling of the seed.
-    """
-
-    def mix(state: UInt64[np.ndarray, " _"]) -> UInt64[np.ndarray, " _"]:
-        """One step of the generator from each state."""
-        state = state + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(state ^ (state >> np.uint64(31)))
-
-    return mix(values.astype(np.uint64) + mix(np.array([seed % 2**64], np.uint64)))
 
 
 class _Owner(msgspec.Struct):

@@ -26,7 +26,7 @@ SHIFTS = (30, 27, 31)
 FRACTION_BITS = 53
 """Bits of a double's fraction: a uniform number is so many random bits over 2^53."""
 
-ORDER_STREAM, GROUP_STREAM, STRADDLE_STREAM, SAMPLE_STREAM = 1, 2, 3, 4
+ORDER_STREAM, GROUP_STREAM, STRADDLE_STREAM, SAMPLE_STREAM, SUBSET_STREAM = 1, 2, 3, 4, 5
 """Names of independent random streams under one seed."""
 
 
@@ -47,8 +47,13 @@ def hash_of(*numbers: int) -> int:
 
 def random_keys(count: int, *name: int) -> UInt64[np.ndarray, " K"]:
     """So many random 64-bit keys of the stream with the name."""
+    return keys_of(np.arange(count, dtype=np.int64), *name)
+
+
+def keys_of(numbers: Int64[np.ndarray, " K"], *name: int) -> UInt64[np.ndarray, " K"]:
+    """The random 64-bit key of each number in the stream with the name."""
     with np.errstate(over="ignore"):
-        keys = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(INCREMENT) + np.uint64(hash_of(*name))
+        keys = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(INCREMENT) + np.uint64(hash_of(*name))
         keys = (keys ^ (keys >> np.uint64(SHIFTS[0]))) * np.uint64(MULTIPLIERS[0])
         keys = (keys ^ (keys >> np.uint64(SHIFTS[1]))) * np.uint64(MULTIPLIERS[1])
         return keys ^ (keys >> np.uint64(SHIFTS[2]))
