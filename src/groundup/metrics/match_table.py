@@ -13,6 +13,7 @@ Legend:
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -418,7 +419,8 @@ def read_table(path: Path) -> MatchTable:
         DataError: missing, damaged, or of another layout.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as file:
             layout = int(file["format"])
             if layout != FORMAT:
                 raise DataError(f"{path}: match table of layout {layout}, expected {FORMAT}; evaluate anew")
@@ -431,5 +433,5 @@ def read_table(path: Path) -> MatchTable:
             )
     except OSError as error:
         raise DataError(f"{path}: match table cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged match table: {error}; evaluate anew") from None
