@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from groundup.config import override
-from groundup.data.world import WorldOptions, write_world
+from groundup.data.world import Report, WorldOptions, write_world
 from groundup.detector import evaluate_run
 from groundup.recipes import tiny_mask_rcnn
 from groundup.run import Recipe, train_run
@@ -52,13 +52,18 @@ def demo_recipe(folder: Path, seed: int) -> Recipe:
     )
 
 
+def draw_scenes(folder: Path, seed: int, report: Report | None = None) -> None:
+    """Draw the demonstration's scenes, unless they are there; `report` is told how many are."""
+    write_world(folder / "world", NUM_TRAIN, NUM_VAL, seed, WORLD, report=report)
+
+
 def carry_out(folder: Path, seed: int, *, quiet: bool) -> Iterator[str]:
     """Draw the scenes, train, evaluate, draw pictures; a stopped demonstration goes on when called again.
 
     Yields:
         Lines for the reader: the AP table and where everything lies.
     """
-    write_world(folder / "world", NUM_TRAIN, NUM_VAL, seed, WORLD)
+    draw_scenes(folder, seed)
     recipe = demo_recipe(folder, seed)
     train_run(recipe, folder / "run", quiet=quiet)
     evaluation = evaluate_run(folder / "run", num_pictures=NUM_PICTURES)

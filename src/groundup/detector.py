@@ -7,7 +7,7 @@ for found in detector.predict(["a.jpg", "b.jpg"]):
     print(found.boxes, found.scores, [detector.names[label] for label in found.labels])
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from groundup.config import read_tree
+from groundup.config import read_tree, vary
 from groundup.data.coco import Category, Index, open_index
 from groundup.data.collate import build_batch, build_sample
 from groundup.data.images import SUFFIXES, decode_image
@@ -40,6 +40,7 @@ from groundup.run import (
     default_device,
     evaluate_detector,
     open_split,
+    refuse_unknown_categories,
 )
 from groundup.structures import Detections
 
@@ -47,6 +48,11 @@ DRAWN_SCORE = 0.5
 """Least score of a detection in a picture of an evaluation."""
 SHEET_COLUMNS = 4
 """Twice found beside true."""
+MAX_STEM = 50
+"""Characters of a photograph's name in that of its overlay: file systems allow 255 bytes."""
+
+Report = Callable[[int, int], None]
+"""Is told how many photographs are done, and of how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,28 +117,34 @@ def evaluate_run(
     max_detections: int | None = None,
     out: Path | None = None,
     num_pictures: int = 0,
+    report: Report | None = None,
 ) -> Evaluation:
     """AP of a run's newest checkpoint on its own validation split, or on other annotations.
 
     Raises:
         CheckpointError: the folder is no run.
-        DataError: the annotations cannot be used, or have other categories than the run.
+        UsageError: a limit of detections that cannot be.
+        DataError: the annotations cannot be used, or have categories that the run does not know.
     """
     detector = load_detector(folder)
     recipe = detector.recipe
+    if max_detections is not None:
+        recipe = vary(recipe, {"evaluation.max_detections": max_detections})
     masks = detector.model.mask_head is not None
     if annotations is None:
         index = open_split(recipe.data.val, "val", recipe.data, masks=masks)
     else:
         index = open_index(annotations, images, masks=masks, max_dropped_ratio=recipe.data.max_dropped_ratio)
-    here, trained = ([c.id for c in categories] for categories in (index.categories, detector.categories))
-    if here != trained:
-        raise DataError(f"{index.annotations}: category ids {here[:8]} are not the run's, {trained[:8]}")
-    if max_detections is not None:
-        options = recipe.evaluation.model_copy(update={"max_detections": max_detections})
-        recipe = recipe.model_copy(update={"evaluation": options})
+    refuse_unknown_categories(index, detector.categories)
     where = out or folder / "evaluations" / "newest"
-    evaluation = evaluate_detector(detector.model, recipe, index, where)
+    evaluation = evaluate_detector(
+        detector.model,
+        recipe,
+        index,
+        where,
+        categories=detector.categories,
+        progress=None if report is None else lambda done: report(done, index.num_images),
+    )
     if num_pictures:
         draw_evaluation(detector, index, where / "pictures.png", num_pictures)
     return evaluation
@@ -149,15 +161,15 @@ def evaluate_foreign(
     """AP of a results json of any framework.
 
     Raises:
+        UsageError: a limit of detections that cannot be.
         DataError: the results or annotations cannot be scored.
     """
+    changes = {} if max_detections is None else {"max_detections": max_detections}
+    options = vary(EvaluationOptions(), changes)
     found = read_results(results)
     index = open_index(annotations, images, masks="segm" in kinds_of(found))
     document = index.document()
     found, _ = resolve_names(document, found)
-    options = (
-        EvaluationOptions() if max_detections is None else EvaluationOptions(max_detections=max_detections)
-    )
     by_kind = dict.fromkeys(kinds_of(found) or ("bbox",), found)
     return evaluate_results(document, by_kind, options, folder=out, source=str(results))
 
@@ -181,7 +193,9 @@ def photographs_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict_run(folder: Path, images: Sequence[Path], out: Path, *, threshold: float) -> list[dict[str, Any]]:
+def predict_run(
+    folder: Path, images: Sequence[Path], out: Path, *, threshold: float, report: Report | None = None
+) -> list[dict[str, Any]]:
     """Detect in photographs; write an overlay each and `predictions.json` to the folder `out`.
 
     Returns:
@@ -190,16 +204,21 @@ def predict_run(folder: Path, images: Sequence[Path], out: Path, *, threshold: f
 
     Raises:
         CheckpointError: the folder is no run.
-        DataError: a photograph cannot be read.
+        DataError: photographs that cannot be read, all of them named; the others are written.
     """
     detector = load_detector(folder)
     ids = [category.id for category in detector.categories]
     names = dict(zip(ids, detector.names, strict=True))
-    records = []
-    for number, path in enumerate(photographs_in(images)):
-        image = decode_image(path, None, detector.recipe.data.policy)
+    records, faults = [], []
+    photographs = photographs_in(images)
+    for number, path in enumerate(photographs):
+        try:
+            image = decode_image(path, None, detector.recipe.data.policy)
+        except DataError as error:
+            faults.append(str(error))
+            continue
         found = detector.detect(image, number)
-        overlay = out / f"{number:04d}-{path.stem}.png"
+        overlay = out / f"{number:04d}-{path.stem[:MAX_STEM]}.png"
         write_picture(overlay, draw_detections(detector, image, found, threshold))
         by_kind = results_of(found, ids, paste=detector.recipe.evaluation.paste)
         merged = [
@@ -211,14 +230,22 @@ def predict_run(folder: Path, images: Sequence[Path], out: Path, *, threshold: f
             {"file": str(path), "overlay": str(overlay), "height": found.size[0], "width": found.size[1],
              "detections": merged}
         )  # fmt: skip
-    write_json(out / "predictions.json", records)
+        if report is not None:
+            report(number + 1, len(photographs))
+    if records:
+        write_json(out / "predictions.json", records)
+    if faults:
+        rest = f", {len(records)} others are in {out / 'predictions.json'}" if records else ""
+        raise DataError(
+            f"{len(faults)} of {len(photographs)} photographs cannot be read{rest}: {'; '.join(faults)}"
+        )
     return records
 
 
 def draw_detections(
     detector: Detector, image: UInt8[np.ndarray, "H W 3"], found: Detections, threshold: float
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The photograph with what was found in it, from a score on."""
+    """The photograph with what was found in it, from a score on; tags where there is a choice of names."""
     kept = found.scores >= threshold
     masks = None
     if found.masks is not None:
@@ -233,6 +260,7 @@ def draw_detections(
         [detector.names[label] for label in found.labels[kept].tolist()],
         found.scores[kept].tolist(),
         masks=masks,
+        tags=len(detector.categories) > 1,
     )
 
 

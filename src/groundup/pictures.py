@@ -64,13 +64,15 @@ def draw_instances(
     skeleton: Sequence[tuple[int, int]] = (),
     colours: Mapping[str, Colour] | None = None,
     min_long_side: int = MIN_LONG_SIDE,
+    tags: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The photograph with its instances: masks, boxes, keypoints, and a tag with the name of each.
 
     Boxes are (x1, y1, x2, y2) and keypoints (x, y, visibility) in pixels of the image; a keypoint of
     visibility 0 or less is left out, of 1 drawn hollow. The skeleton counts keypoints from 1, as in COCO. A
     name has the same colour in every picture, unless `colours` says otherwise. Small photographs come out
-    enlarged; for a sheet, to a `min_long_side` of the width of its cells.
+    enlarged; for a sheet, to a `min_long_side` of the width of its cells. Without `tags` nothing is written
+    on them: where all have one name, it says nothing and hides much.
 
     Raises:
         ValueError: parts count differently, or a box is not finite.
@@ -96,6 +98,8 @@ def draw_instances(
         for row in order:
             points = keypoints[row].astype(np.float64) * [scale, scale, 1]
             paint_keypoints(canvas, points, skeleton, shades[row], stroke)
+    if not tags:
+        return canvas
     texts = [tag_text(name, None if scores is None else float(scores[row])) for row, name in enumerate(names)]
     first = order[::-1] if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
     return paint_tags(canvas, boxes, texts, shades, first)

@@ -6,7 +6,7 @@ A run is a folder. `train_run` carries a recipe out in it, or goes on where it w
 
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,16 +16,17 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
-from groundup.config import Options, differences, fingerprint, plain
+from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import Category, Index, category_record, open_index, subset_rows
 from groundup.data.images import ImagePolicy
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
 from groundup.data.order import hash_of
 from groundup.data.transforms import TransformOptions
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate
-from groundup.engine.schedule import drop_points, images_of_unit, total_images, warmup_length
+from groundup.engine.journal import LOG
+from groundup.engine.schedule import check_schedule, drop_points, images_of_unit, total_images, warmup_length
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import TrainOptions, run_state, train
+from groundup.engine.train import RESULT, TrainOptions, run_state, train
 from groundup.errors import DataError, UsageError
 from groundup.models.initialisation import init_table
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
@@ -130,15 +131,16 @@ def open_split(options: SplitOptions, name: str, data: DataOptions, *, masks: bo
             f"no data: set data.{name}.annotations=FILE.json and data.{name}.images=FOLDER "
             "(`groundup data convert` makes COCO json of Pascal VOC and YOLO sets)"
         )
-    images = options.images or options.annotations.parent
-    return open_index(options.annotations, images, masks=masks, max_dropped_ratio=data.max_dropped_ratio)
+    return open_index(
+        options.annotations, options.images, masks=masks, max_dropped_ratio=data.max_dropped_ratio
+    )
 
 
 def open_splits(recipe: Recipe) -> Splits:
     """Both splits, the training share drawn, their categories compared.
 
     Raises:
-        DataError: the splits name other categories, or share photographs.
+        DataError: nothing to learn from, or nothing that the model learns, or val has categories of its own.
     """
     data, masks = recipe.data, recipe.model.mask_head is not None
     train_index = open_split(data.train, "train", data, masks=masks)
@@ -148,13 +150,7 @@ def open_splits(recipe: Recipe) -> Splits:
             f"{data.train.annotations}: has no masks to train a mask head; choose a faster_rcnn recipe, "
             "or set model.mask_head=null"
         )
-    known = {(category.id, category.name) for category in train_index.categories}
-    unknown = [f"{c.id} '{c.name}'" for c in val_index.categories if (c.id, c.name) not in known]
-    if unknown:
-        raise DataError(
-            f"{data.val.annotations}: categories that training does not know: {', '.join(unknown[:5])}; "
-            f"give both files the same categories"
-        )
+    refuse_unknown_categories(val_index, train_index.categories)
     if data.fraction < 1:
         train_index = train_index.subset(subset_rows(train_index, data.fraction, data.fraction_seed))
     if not train_index.num_usable.any():
@@ -162,6 +158,21 @@ def open_splits(recipe: Recipe) -> Splits:
             f"{data.train.annotations}: no image has a usable instance; run `groundup data check` on it"
         )
     return Splits(train=train_index, val=val_index)
+
+
+def refuse_unknown_categories(index: Index, trained: Sequence[Category]) -> None:
+    """Refuse to judge by categories that training does not know; it may know others besides.
+
+    Raises:
+        DataError: naming them.
+    """
+    known = {(category.id, category.name) for category in trained}
+    unknown = [f"{c.id} '{c.name}'" for c in index.categories if (c.id, c.name) not in known]
+    if unknown:
+        raise DataError(
+            f"{index.annotations}: categories that training does not know: {', '.join(unknown[:5])}; "
+            "give both files the same categories"
+        )
 
 
 def identity(recipe: Recipe, splits: Splits, weights_digest: str | None) -> dict[str, Any]:
@@ -198,11 +209,17 @@ def default_device() -> torch.device:
 
 
 def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
-    """What training the recipe would do, with every derived number; opens the data, starts nothing."""
+    """What training the recipe would do, with every derived number; opens the data, starts nothing.
+
+    Raises:
+        UsageError, DataError: what would keep `train_run` from starting.
+    """
     splits = open_splits(recipe)
     schedule, num_images = recipe.training.schedule, splits.train.num_images
+    check_schedule(schedule, num_images)
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
+    refuse_other_run(folder, identity(recipe, splits, report.digest))
     total = total_images(schedule, num_images)
     drops = ", ".join(f"{point:,}" for point in drop_points(schedule, num_images)) or "none"
     names = [category.name for category in splits.train.categories]
@@ -266,14 +283,14 @@ def train_run(
         Interrupted: asked to stop; a checkpoint is written.
         DivergedError: the loss left the finite numbers.
     """
+    options = with_time_limit(recipe.training, time_limit)
     splits = open_splits(recipe)
+    check_schedule(options.schedule, splits.train.num_images)
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
     identified = identity(recipe, splits, report.digest)
     refuse_other_run(folder, identified)
     if run_state(folder) == "missing":
-        write_json(folder / RECIPE, plain(recipe))
-        write_json(folder / LOAD_REPORT, report.to_json())
         record = {
             "identity": identified,
             "fingerprint": fingerprint(identified),
@@ -283,14 +300,12 @@ def train_run(
             "environment": environment(),
         }
         write_json(folder / RECORD, record)
+        write_json(folder / RECIPE, plain(with_absolute_paths(recipe)))
+        write_json(folder / LOAD_REPORT, report.to_json())
     if not quiet:
         for line in (f"run: {folder}", *report.lines()):
             print(line, file=sys.stderr)
-    device = default_device()
-    model.to(device)
-    if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
-    options = with_time_limit(recipe.training, time_limit)
+    model.to(default_device())
     with StopFlag(options.upkeep.time_limit) as stop:
         return train(
             model,
@@ -300,7 +315,7 @@ def train_run(
             num_images=splits.train.num_images,
             seed=recipe.seed,
             recipe=fingerprint(identified),
-            evaluate=evaluation_of(recipe, splits.val, folder, stop),
+            evaluate=evaluation_of(recipe, splits, folder, stop),
             stop=stop,
             quiet=quiet,
         )
@@ -310,19 +325,39 @@ def with_time_limit(options: TrainOptions, time_limit: float | None) -> TrainOpt
     """The options with a time limit given at the command line in place of their own."""
     if time_limit is None:
         return options
-    return options.model_copy(update={"upkeep": options.upkeep.model_copy(update={"time_limit": time_limit})})
+    return vary(options, {"upkeep.time_limit": time_limit})
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with data that any working directory finds."""
+    paths = {
+        f"data.{split}.{name}": str(path.absolute())
+        for split, options in (("train", recipe.data.train), ("val", recipe.data.val))
+        for name, path in (("annotations", options.annotations), ("images", options.images))
+        if path is not None
+    }
+    return vary(recipe, paths)
 
 
 def refuse_other_run(folder: Path, identified: dict[str, Any]) -> None:
     """Refuse a folder that holds a run of another identity, naming what differs.
 
+    Other files may lie there, but none that a run would write over.
+
     Raises:
         UsageError: it does.
     """
     if not (folder / RECORD).exists():
+        taken = [name for name in (RECIPE, LOAD_REPORT, LOG, RESULT) if (folder / name).exists()]
+        if taken:
+            raise UsageError(
+                f"{folder} holds {taken[0]}, but no run ({RECORD} is missing); choose another --out"
+            )
         return
-    found = read_json(folder / RECORD)["identity"]
-    changed = differences([found, identified])
+    found = read_json(folder / RECORD)
+    if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
+        raise UsageError(f"{folder / RECORD} is not that of a run; choose another --out")
+    changed = differences([found["identity"], identified])
     if changed:
         shown = "; ".join(
             f"{name}: {old!r} there, {new!r} here" for name, (old, new) in list(changed.items())[:4]
@@ -350,21 +385,34 @@ def training_batches(recipe: Recipe, index: Index) -> Any:
     return batches
 
 
-def evaluation_of(recipe: Recipe, index: Index, folder: Path, stop: StopFlag | None) -> Any:
+def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None) -> Any:
     """What the loop calls to evaluate: metrics of a model after so many images."""
 
     def evaluate_model(model: nn.Module, images_seen: int) -> dict[str, float | None]:
         assert isinstance(model, RCNN)
         where = folder / "evaluations" / f"images_{images_seen:09d}"
-        return dict(evaluate_detector(model, recipe, index, where, stop=stop).metrics)
+        evaluation = evaluate_detector(
+            model, recipe, splits.val, where, categories=splits.train.categories, stop=stop
+        )
+        return dict(evaluation.metrics)
 
     return evaluate_model
 
 
 def evaluate_detector(
-    model: RCNN, recipe: Recipe, index: Index, folder: Path | None, *, stop: StopFlag | None = None
+    model: RCNN,
+    recipe: Recipe,
+    index: Index,
+    folder: Path | None,
+    *,
+    categories: Sequence[Category],
+    stop: StopFlag | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """AP of a detector on a split; predictions and metrics go to the folder."""
+    """AP of a detector on a split; predictions and metrics go to the folder.
+
+    `categories` are those of the model's labels, which the split may lack some of.
+    """
     batches = evaluation_batches(
         index,
         recipe.transforms,
@@ -375,11 +423,12 @@ def evaluate_detector(
     return evaluate(
         model,
         batches,
-        index.document(),
+        index.document() | {"categories": [category_record(category) for category in categories]},
         recipe.evaluation,
-        category_ids=[category.id for category in index.categories],
+        category_ids=[category.id for category in categories],
         folder=folder,
         stop=stop,
+        progress=progress,
     )
 
 

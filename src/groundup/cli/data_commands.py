@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from groundup.cli.terminal import Json, note, print_json, print_lines
+from groundup.cli.terminal import Json, counting, note, print_json, print_lines
 
 app = typer.Typer(
     help="Check, describe, index, cut, convert and draw data sets.",
@@ -54,7 +54,7 @@ def stats(
     page: Annotated[
         Path | None, typer.Option("--page", help="Draw pictures with their annotations here.")
     ] = None,
-    num_pictures: Annotated[int, typer.Option("--pictures", help="How many.")] = 12,
+    num_pictures: Annotated[int, typer.Option("--pictures", min=1, help="How many.")] = 12,
     seed: Annotated[int, typer.Option(help="Names the choice of pictures.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -166,8 +166,10 @@ def world(
     from groundup.config import override
     from groundup.data.world import ObjectOptions, WorldOptions, write_object_world, write_world
 
-    if objects:
-        write_object_world(out, train, val, seed, override(ObjectOptions(), overrides or []))
-    else:
-        write_world(out, train, val, seed, override(WorldOptions(), overrides or []))
+    with counting("drawing") as report:
+        if objects:
+            options = override(ObjectOptions(), overrides or [])
+            write_object_world(out, train, val, seed, options, report=report)
+        else:
+            write_world(out, train, val, seed, override(WorldOptions(), overrides or []), report=report)
     note(f"drawn {out}")

@@ -66,7 +66,11 @@ def main() -> None:
         note("groundup: interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except UsageMistake as error:
-        note(f"groundup: {error.format_message()} (see `groundup --help`)")
+        message = error.format_message()
+        if "\n" in message:  # no words at all: typer's message is the help
+            typer.echo(message, err=True)
+        else:
+            note(f"groundup: {message} (see `groundup --help`)")
         sys.exit(UsageError.exit_code)
     except GroundupError as error:
         if os.environ.get("GROUNDUP_DEBUG"):

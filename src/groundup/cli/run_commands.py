@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from groundup.cli.terminal import Json, print_json, print_lines
+from groundup.cli.terminal import Json, counting, print_json, print_lines
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (see `groundup recipes`) or a YAML file.")]
 Overrides = Annotated[
@@ -82,7 +82,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for predictions, metrics, pictures.")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Photographs to draw, found beside true.")] = 0,
+    pictures: Annotated[int, typer.Option(min=0, help="Photographs to draw, found beside true.")] = 0,
     max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -94,15 +94,26 @@ def evaluate(
         raise UsageError(
             "evaluate takes either a run's folder or --results FILE.json with --annotations FILE.json"
         )
+    if images is not None and annotations is None:
+        raise UsageError("--images are the photographs of --annotations FILE.json, which is not given")
     if results is not None:
         if annotations is None:
             raise UsageError("--results needs the annotations it is scored against: --annotations FILE.json")
+        if pictures:
+            raise UsageError("--pictures shows what a run finds; with --results there is none")
         evaluation = evaluate_foreign(results, annotations, images, max_detections=max_detections, out=out)
     else:
         assert run is not None
-        evaluation = evaluate_run(
-            run, annotations, images, max_detections=max_detections, out=out, num_pictures=pictures
-        )
+        with counting("evaluating") as report:
+            evaluation = evaluate_run(
+                run,
+                annotations,
+                images,
+                max_detections=max_detections,
+                out=out,
+                num_pictures=pictures,
+                report=report,
+            )
     if as_json:
         print_json(evaluation.to_json())
     else:
@@ -115,13 +126,16 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="Folder for overlays and predictions.json.")] = Path(
         "predictions"
     ),
-    threshold: Annotated[float, typer.Option(help="Least score that is drawn; the json holds all.")] = 0.5,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Least score that is drawn; the json holds all.")
+    ] = 0.5,
     as_json: Json = False,
 ) -> None:
     """Detect in photographs: an overlay each, and one json."""
     from groundup.detector import predict_run
 
-    found = predict_run(run, images, out, threshold=threshold)
+    with counting("detecting") as report:
+        found = predict_run(run, images, out, threshold=threshold, report=report)
     if as_json:
         print_json(found)
     else:
@@ -138,6 +152,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small Mask R-CNN from scratch on drawn scenes, evaluate it, draw what it finds."""
-    from groundup.demo import carry_out
+    from groundup.demo import carry_out, draw_scenes
 
+    with counting("drawing", quiet=quiet) as report:
+        draw_scenes(out, seed, report)
     print_lines(carry_out(out, seed, quiet=quiet))

@@ -17,12 +17,14 @@ from groundup.data.geometry import rasterise_polygons
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.order import image_order
 from groundup.data.truth import Bitmap, Polygons
-from groundup.pictures import draw_instances, draw_sheet, write_picture
+from groundup.pictures import draw_instances, draw_sheet, plain_text, write_picture
 
 AREA_LIMITS = (32**2, 96**2)
 """Square pixels between small, medium and large instances. Source: COCO's evaluation."""
 PERCENTILES = (5, 50, 95)
 PAGE_COLUMNS = 3
+MAX_NAME_LENGTH = 40
+"""Characters of a name in the table of categories."""
 BAR_WIDTH = 30
 """Characters of the longest bar in the table of categories."""
 
@@ -71,8 +73,9 @@ class Description:
         yield f"shorter side         {spread(self.short_side)} pixels"
         yield f"longer side          {spread(self.long_side)} pixels"
         yield f"instance size        {spread(self.box_size)} pixels, root of the box's area"
-        width, most = max(map(len, self.categories), default=0), max([1, *self.categories.values()])
-        for name, count in self.categories.items():
+        names = [plain_text(name, MAX_NAME_LENGTH) for name in self.categories]
+        width, most = max(map(len, names), default=0), max([1, *self.categories.values()])
+        for name, count in zip(names, self.categories.values(), strict=True):
             yield f"{name:{width}}  {count:>8,}  {'#' * round(BAR_WIDTH * count / most)}"
 
 
@@ -124,7 +127,7 @@ def whole_mask(mask: Polygons | Bitmap, size: tuple[int, int]) -> Bool[np.ndarra
 
 
 def draw_truth(index: Index, row: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The photograph of a row with its annotations."""
+    """The photograph of a row with its annotations; tags where there is a choice of names."""
     truth = index.truth(row)
     size = (image.shape[0], image.shape[1])
     return draw_instances(
@@ -133,6 +136,7 @@ def draw_truth(index: Index, row: int, image: UInt8[np.ndarray, "H W 3"]) -> UIn
         [index.categories[label].name for label in truth.labels],
         masks=None if truth.masks is None else [whole_mask(mask, size) for mask in truth.masks],
         keypoints=truth.keypoints,
+        tags=len(index.categories) > 1,
         skeleton=next((c.skeleton for c in index.categories if c.skeleton), ()),
     )
 

@@ -9,6 +9,8 @@ NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask", "keypoints": "keypoints
 """What the kinds are called in tables and in the names of logged values."""
 UNDEFINED = "undefined"
 GAP = "  "
+MAX_NAME_LENGTH = 40
+"""Characters of a category's name that are shown."""
 
 
 def ap_lines(values: Sequence[CocoAP]) -> list[str]:
@@ -35,7 +37,8 @@ def category_rows(values: Sequence[CocoAP]) -> list[list[str]]:
     tables = [{c.id: c for c in one.categories} for one in values]
     rows = [head]
     for key, (name, count) in names.items():
-        cells = [name, str(count)]
+        shown = name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 3] + "..."
+        cells = [shown, str(count)]
         for table in tables:
             category = table.get(key)
             cells += [UNDEFINED] * 2 if category is None else [percent(category.AP), percent(category.AP50)]
