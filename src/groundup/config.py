@@ -78,7 +78,7 @@ def fingerprint(tree: Options | Mapping[str, Any]) -> str:
 
 
 def override(tree: Tree, assignments: Sequence[str]) -> Tree:
-    """The tree with `dotted.path=value` assignments applied together; values are YAML.
+    """The tree with `dotted.path=value` assignments applied together; values are YAML without comments.
 
     Raises:
         UsageError: an unknown path (with the nearest known one), a value of the wrong type, or a
@@ -90,7 +90,8 @@ def override(tree: Tree, assignments: Sequence[str]) -> Tree:
         if not equals:
             raise UsageError(f"'{assignment}' is not an assignment; write key=value, for example seed=3")
         try:
-            changes[path] = yaml.safe_load(text)
+            # YAML would cut a path off at " #"; a number sign may also be inside a list or quotes.
+            changes[path] = text if " #" in text and text[0] not in "[{'\"" else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UsageError(f"{path}: the value {text!r} is not YAML: {one_line(error)}") from None
     return vary(tree, changes)

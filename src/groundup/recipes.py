@@ -5,10 +5,11 @@ The paper's systems differ between their arms in `start` alone; a fine-tuned arm
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from groundup.config import did_you_mean, leaves, override, read_tree, read_yaml, vary
+from groundup.config import did_you_mean, override, plain, read_tree, read_yaml, vary
 from groundup.data.loader import LoaderOptions
 from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
@@ -251,15 +252,16 @@ def spelled_out(assignment: str) -> list[str]:
     return [f"start.{name}={json.dumps(change)}" for name, change in changes.items()]
 
 
-def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
-    """The recipe of that name or YAML file, with `key=value` assignments applied.
+def resolve_recipe(recipe: str, given: Sequence[str]) -> Recipe:
+    """The recipe of that name or YAML file, with the given `key=value` assignments applied.
 
-    A YAML file may name a recipe to begin with (`recipe: NAME`); its other keys replace parts of it.
+    A YAML file may name a recipe to begin with (`recipe: NAME`); its other keys replace parts of it. In a
+    file too, `start: WEIGHTS` is short for what `start=WEIGHTS` means.
 
     Raises:
         UsageError: no such recipe or file, or an option that cannot be.
     """
-    assignments = [one for given in assignments for one in spelled_out(given)]
+    assignments = [one for assignment in given for one in spelled_out(assignment)]
     if recipe in RECIPES:
         return override(RECIPES[recipe](), assignments)
     path = Path(recipe)
@@ -269,9 +271,24 @@ def resolve_recipe(recipe: str, assignments: Sequence[str]) -> Recipe:
             "(`groundup recipes` lists them; a recipe of your own is a .yaml file)"
         )
     values = read_yaml(path)
+    short_start = values.pop("start") if isinstance(values.get("start"), str) else None
+    if short_start is not None and not any(one.startswith("start=") for one in given):
+        assignments = [*spelled_out(f"start={short_start}"), *assignments]
     base = values.pop("recipe", None)
     if base is None:
         return override(read_tree(Recipe, values), assignments)
-    if base not in RECIPES:
+    if str(base) not in RECIPES:
         raise UsageError(f"{path}: recipe: no recipe '{base}'{did_you_mean(str(base), list(RECIPES))}")
-    return override(vary(RECIPES[base](), dict(leaves(values))), assignments)
+    whole = RECIPES[str(base)]()
+    return override(vary(whole, dict(replaced(plain(whole), values))), assignments)
+
+
+def replaced(
+    whole: Mapping[str, Any], part: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """The dotted paths at which the part replaces the whole; sections of both, leaf by leaf."""
+    for name, value in part.items():
+        if isinstance(value, Mapping) and isinstance(whole.get(name), Mapping):
+            yield from replaced(whole[name], value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -69,6 +69,11 @@ def test_overrides_apply_together_and_leave_the_rest():
     assert changed == Whole(part=Part(rate=2.0), sides=(4,), name="x")
 
 
+def test_a_number_sign_in_a_value_is_no_comment():
+    assert override(Whole(), ["name=photos #2"]).name == "photos #2"
+    assert override(Whole(), ["name='photos #2'"]).name == "photos #2"
+
+
 @given(st.floats(0, 10), st.integers(1, 9), st.one_of(st.none(), st.text()))
 def test_a_tree_reads_back_equal_with_the_same_fingerprint(rate, count, name):
     tree = Whole(part=Part(rate=rate, count=count), name=name)

@@ -87,3 +87,27 @@ def test_a_yaml_recipe_builds_on_a_named_one(tmp_path):
         "seed",
         "training.schedule.units",
     }
+
+
+def test_a_yaml_recipe_may_fill_a_section_that_is_off_and_name_its_start_in_short(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "recipe: tiny_mask_rcnn\nstart: scratch\ntraining.accumulate: 2\n"
+        "transforms:\n  large_scale_jitter:\n    size: 64\n"
+    )
+    mine = resolve_recipe(str(path), [])
+    assert mine.transforms.large_scale_jitter is not None
+    assert mine.transforms.large_scale_jitter.size == 64
+    assert mine.training.accumulate == 2
+    path.write_text(f"recipe: tiny_mask_rcnn\nstart: {tmp_path / 'absent.pth'}\n")
+    with pytest.raises(DataError, match="no such weights"):
+        resolve_recipe(str(path), [])
+    assert resolve_recipe(str(path), ["start=scratch"]).start.weights is None
+
+
+@pytest.mark.parametrize("base", ["[tiny_mask_rcnn]", "{a: 1}", "3", "tiny"])
+def test_a_yaml_recipe_that_builds_on_nothing_is_refused(tmp_path, base):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"recipe: {base}\n")
+    with pytest.raises(UsageError, match="no recipe"):
+        resolve_recipe(str(path), [])
