@@ -28,7 +28,7 @@ RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """Source: pycocotools `Params.setDetParams`; the very floats matter where a recall equals one."""
 NUM_REPLICATES = 2000
 """For a final verdict; 500 will do for a first look."""
-CHUNK = 128
+CHUNK = 256
 """Replicates summed together: rows of a common category then stay in the processor's cache."""
 NEARLY = 1e-9
 """Far below the smallest step of recall (1 / instances), far above rounding."""
@@ -93,7 +93,7 @@ class CategoryPlan:
     def accumulate(self, weights: Float64[np.ndarray, "N B"]) -> Float64[np.ndarray, "B T"]:
         """AP at each threshold."""
         num_to_find = (self.to_find @ weights)[0]
-        counted = np.cumsum(self.between @ weights, axis=0)
+        counted = run_down(np.add, self.between @ weights)
         columns = [plan.accumulate(weights, counted, num_to_find) for plan in self.thresholds]
         values = np.stack(columns, axis=1)
         values[num_to_find <= 0] = np.nan
@@ -124,19 +124,31 @@ class ThresholdPlan:
         if not len(self.places):
             return np.zeros(weights.shape[1])
         found = weights[self.images]
-        np.cumsum(found, axis=0, out=found)
+        run_down(np.add, found)
         precision = counted[self.places]
         if self.more is not None:
-            precision += np.cumsum(self.more @ weights, axis=0)
+            precision += run_down(np.add, self.more @ weights)
         precision += np.spacing(1)
         np.divide(found, precision, out=precision)
-        reversed_precision = precision[::-1]
-        np.maximum.accumulate(reversed_precision, axis=0, out=reversed_precision)
+        run_down(np.maximum, precision[::-1])
         found /= np.where(num_to_find > 0, num_to_find, 1.0)
         reached = num_reached(found)
         precision *= np.diff(reached, axis=0, prepend=0)
         total: Float64[np.ndarray, " B"] = precision.sum(axis=0)
         return total / len(RECALL_THRESHOLDS)
+
+
+def run_down(operation: np.ufunc, rows: Float64[np.ndarray, "Q B"]) -> Float64[np.ndarray, "Q B"]:
+    """The rows, each joined in place with all before it.
+
+    Row by row, as `accumulate` down the columns of an array takes ten times as long as its sums.
+    """
+    before = None
+    for row in rows:
+        if before is not None:
+            operation(before, row, out=row)
+        before = row
+    return rows
 
 
 def num_reached(recall: Float64[np.ndarray, "Q B"]) -> Int64[np.ndarray, "Q B"]:
