@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from coco_documents import packed, runs, sound_document
 from detections import draw_document, draw_results
 from groundup.metrics.bootstrap import ENDPOINTS, summarise_endpoint, weighted_ap
 from groundup.metrics.coco_ap import coco_ap
@@ -85,3 +86,19 @@ def test_integer_weights_give_the_ap_of_repeated_and_removed_images(kind, seed):
     named = dict(zip(table.image_ids.tolist(), weights.tolist(), strict=True))
     repeated = repeat_images(document, results, named)
     assert_equal_to_evaluator(*repeated, kind, table=table, weights=weights)
+
+
+def test_polygons_and_both_codes_of_runs_are_masks_as_in_the_evaluator():
+    document = sound_document()
+    results = [
+        {"image_id": image, "category_id": category, "score": score, "segmentation": packed(runs(*columns))}
+        for image, category, score, columns in [
+            (3, 5, 0.9, (10, 20, 30)),
+            (7, 90, 0.8, (0, 5, 4)),
+            (7, 90, 0.7, (1, 2, 40)),
+            (7, 5, 0.6, (11, 19, 29)),
+            (3, 90, 0.5, (2, 3, 20)),
+        ]
+    ]
+    ours = assert_equal_to_evaluator(document, results, "segm")
+    assert 0 < ours["AP"] < 1
