@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def test_help_does_not_import_torch():
         (["evaluate"], 2, "--results"),
         (["data", "check"], 2, "annotations"),
         (["nonsense"], 2, "nonsense"),
+        (
+            ["evaluate", "--results", "a.json", "--annotations", "b.json", "--max-detections", "0"],
+            2,
+            "max_det",
+        ),
+        (["evaluate", "run", "--images", "photos"], 2, "--annotations"),
+        (["evaluate", "--results", "a.json", "--annotations", "b.json", "--pictures", "2"], 2, "--pictures"),
     ],
 )
 def test_a_mistake_is_one_line_and_its_status(words, status, message, tmp_path):
@@ -165,6 +173,66 @@ def test_a_finished_run_is_evaluated_and_used(run, world, tmp_path):
     assert record == json.loads((tmp_path / "out" / "predictions.json").read_text())[0]
     assert cv2.imread(record["overlay"]) is not None
     assert {"bbox", "score", "category", "category_id", "segmentation"} <= set(record["detections"][0])
+
+
+def test_a_run_is_used_from_anywhere_and_judged_where_a_category_is_missing(world, tmp_path):
+    """Relative paths given to `train`; a val split without the first category; files that are no pictures."""
+    folder = tmp_path / "sp ace #1 \u65e5"
+    shutil.copytree(world, folder / "world")
+    val = folder / "world" / "annotations" / "instances_val.json"
+    document = json.loads(val.read_text())
+    document["categories"] = document["categories"][1:]
+    known = {category["id"] for category in document["categories"]}
+    document["annotations"] = [one for one in document["annotations"] if one["category_id"] in known]
+    val.write_text(json.dumps(document))
+    words = ["tiny_mask_rcnn", *data_of(Path("world")), *TINY, "training.schedule.images=32", "--out", "run"]
+    done = groundup("train", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    again = groundup("evaluate", folder / "run", "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["metrics"] == json.loads(done.stdout)["metrics"]
+    assert {one["category_id"] for one in json.loads(predictions(folder).read_text())} - known
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    shutil.copy(next((world / "val").iterdir()), photographs / "b\x1b.jpg")
+    for name in ("a.jpg", "c.png"):
+        (photographs / name).write_text("no picture")
+    found = groundup("predict", folder / "run", photographs, "--out", tmp_path / "out", cwd=tmp_path)
+    assert (found.returncode, found.stderr.strip().count("\n")) == (3, 0)
+    assert all(part in found.stderr for part in ("2 of 3", "a.jpg", "c.png"))
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [record["file"] for record in records] == [str(photographs / "b\x1b.jpg")]
+    other = groundup(
+        "evaluate", folder / "run", "--annotations", renamed(val), "--images", folder / "world" / "val"
+    )
+    assert (other.returncode, other.stderr.strip().count("\n")) == (3, 0)
+    assert "does not know" in other.stderr
+    assert "\\x1b" in other.stderr
+    assert "\x1b" not in other.stderr
+
+
+def predictions(folder: Path) -> Path:
+    return folder / "run" / "evaluations" / "newest" / "predictions.bbox.json"
+
+
+def renamed(path: Path) -> Path:
+    """The annotations with a name that would steer a terminal."""
+    document = json.loads(path.read_text())
+    document["categories"][0]["name"] = "\x1b[31mred"
+    result = path.with_name("renamed.json")
+    result.write_text(json.dumps(document))
+    return result
+
+
+def test_a_folder_with_files_that_a_run_would_write_over_is_refused(world, tmp_path):
+    words = ["tiny_mask_rcnn", *data_of(world), *TINY, "training.schedule.images=32", "--out", tmp_path]
+    for name in ("recipe.json", "record.json"):
+        (tmp_path / name).write_text("[]")
+        done = groundup("train", *words)
+        assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0), done.stderr
+        assert name in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
 
 
 def test_a_dry_run_writes_nothing_and_says_what_would_be(world, tmp_path):

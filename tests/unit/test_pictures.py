@@ -178,3 +178,13 @@ def test_a_written_picture_reads_back(tmp_path, name):
 def test_an_unknown_ending_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"\.png, \.jpg or \.jpeg"):
         write_picture(tmp_path / "a.gif", photograph())
+
+
+def test_without_tags_the_name_only_chooses_the_colour():
+    boxes = np.array([[100.0, 200, 300, 400]])
+    bare = draw_instances(photograph(), boxes, ["cat"], [0.9], tags=False)
+    tagged = draw_instances(photograph(), boxes, ["cat"], [0.9])
+    assert not np.array_equal(bare, photograph())
+    changed = np.argwhere((bare != tagged).any(axis=2))
+    assert len(changed) > 0
+    assert np.array_equal(bare[201:399, 101:299], tagged[201:399, 101:299])

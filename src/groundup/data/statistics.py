@@ -17,6 +17,7 @@ from groundup.data.geometry import rasterise_polygons
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.order import image_order
 from groundup.data.truth import Bitmap, Polygons
+from groundup.errors import DataError
 from groundup.pictures import draw_instances, draw_sheet, plain_text, write_picture
 
 AREA_LIMITS = (32**2, 96**2)
@@ -142,8 +143,14 @@ def draw_truth(index: Index, row: int, image: UInt8[np.ndarray, "H W 3"]) -> UIn
 
 
 def draw_page(index: Index, path: Path, num_pictures: int, seed: int) -> None:
-    """Write a page of pictures with their annotations, chosen by the seed among those with instances."""
+    """Write a page of pictures with their annotations, chosen by the seed among those with instances.
+
+    Raises:
+        DataError: there are none, or one of them cannot be read.
+    """
     usable = np.flatnonzero(np.asarray(index.num_usable) > 0)
+    if not len(usable):
+        raise DataError(f"{index.annotations}: no image has a usable instance to draw")
     chosen = [
         usable[place] for place, _ in zip(image_order(len(usable), seed), range(num_pictures), strict=False)
     ]
