@@ -243,7 +243,7 @@ def spelled_out(assignment: str) -> list[str]:
     if key != "start":
         return [assignment]
     if value in {"scratch", "null", ""}:
-        changes: dict[str, object] = {"weights": None, "digest": None, "part": "backbone", "frozen_stages": 0}
+        changes: dict[str, object] = plain(StartOptions())
     else:
         constants = normalisation_of(value)
         changes = {"weights": value}
