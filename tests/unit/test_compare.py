@@ -24,7 +24,6 @@ def difference_of(delta, se, *, num_seeds=20, seeds_known=True):
         num_seeds=(num_seeds, num_seeds),
         points=((30.0 + delta,) * num_seeds, (30.0,) * num_seeds),
         se_image=se,
-        variance_shared=se**2,
         variance_seeds=(0.0, 0.0) if seeds_known else None,
         image_quantiles=quantiles,
     )
@@ -92,7 +91,6 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_decide():
         num_seeds=(3, 3),
         points=((30.1,) * 3, (30.0,) * 3),
         se_image=0.1,
-        variance_shared=0.01,
         variance_seeds=(1.0, 1.0),
         image_quantiles=np.sort(random.normal(size=100)),
     )
@@ -126,16 +124,13 @@ def test_image_error_that_both_arms_share_cancels():
     assert measure_difference(first, second).se_image == pytest.approx(0.0, abs=1e-9)
 
 
-def test_the_own_luck_of_each_seed_is_counted_once():
-    """Replicates that are independent between seeds are already in the variance between seeds."""
-    random = np.random.default_rng(0)
-    arms = [
-        EndpointSample(points=random.normal(30, 1, 4), replicates=random.normal(30, 1, (5000, 4)))
-        for _ in range(2)
-    ]
-    difference = measure_difference(*arms)
-    assert difference.se_image == pytest.approx(0.5**0.5, rel=0.05)
-    assert difference.variance_shared == pytest.approx(0.0, abs=0.02)
+def test_errors_of_images_and_of_trainings_add_in_squares():
+    first = EndpointSample(
+        points=np.array([30.0, 31, 32]), replicates=np.random.default_rng(0).normal(30, 1, (400, 3))
+    )
+    difference = measure_difference(first, sample_of([29.0, 31.0]))
+    assert difference.variance_seeds == pytest.approx((1.0, 2.0))
+    assert difference.se == pytest.approx((1 / 3 + 1 / 3 + 1.0) ** 0.5, rel=0.05)
 
 
 def test_undefined_ap_is_refused():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from groundup.study.difference import Difference
+from groundup.study.difference import Difference, degrees_of_freedom
 
 POWER = 0.8
 """Chance of the claim where it is true that a plan should have. Source: the usual choice (Cohen 1988)."""
@@ -91,7 +91,7 @@ class Need:
 def what_decides(difference: Difference, margin: float, alpha: float) -> Need:
     """The fewest further seeds, and the fewest further images, that would give a verdict.
 
-    Images shrink the image error alone (a seed's own luck with the images counts as training noise).
+    Seeds are taken to shrink the seed terms alone, images the image term alone.
     """
     if difference.variance_seeds is None:
         return Need(more_seeds=None, images=None)
@@ -115,10 +115,9 @@ def decides(
     """Whether the same difference would give a verdict with so many seeds and so many times the images."""
     assert difference.variance_seeds is not None, "asked only where the spread is known"
     terms = [v / n for v, n in zip(difference.variance_seeds, num_seeds, strict=True)]
-    total = difference.variance_shared / images + sum(terms)
-    below = sum(t**2 / (n - 1) for t, n in zip(terms, num_seeds, strict=True))
-    degrees = total**2 / below if below > 0 else np.inf
-    se = total**0.5
+    variance = difference.se_image**2 / images + sum(terms)
+    degrees = degrees_of_freedom(variance, difference.variance_seeds, num_seeds)
+    se = variance**0.5
     different = abs(difference.delta) > stats.t.ppf(1 - alpha / 2, degrees) * se
     not_worse = difference.delta - stats.t.ppf(1 - alpha, degrees) * se > -margin
     return bool(different or not_worse)
