@@ -88,12 +88,12 @@ def study(world, true_delta, num_sets, seed):
     return tuple(float(np.mean(share)) for share in (covered, different, equivalent))
 
 
-@pytest.mark.parametrize(("name", "num_worlds"), [("same", 0), ("apart", 40)])
+@pytest.mark.parametrize(("name", "num_worlds"), [("same", 0), ("apart", 16)])
 def test_the_interval_covers_and_nothing_false_is_claimed_too_often(name, num_worlds):
     world = World(QUALITIES[name])
-    num_sets = 40
+    num_sets = 24
     covered, different, equivalent = study(world, world.true_delta(num_worlds), num_sets, seed=1)
-    assert covered >= 0.85
+    assert covered >= 0.8
     assert equivalent <= 0.15
     if name == "same":
         assert different <= 0.15
