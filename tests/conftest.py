@@ -1,12 +1,15 @@
-"""What every test shares: one thread, and the real photographs where they are at hand."""
+"""What every test shares: one thread, steady random examples, the real photographs where they are at hand."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

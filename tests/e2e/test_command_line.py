@@ -56,6 +56,7 @@ TINY = [
     "training.schedule.units=null",
     "training.schedule.unit_images=32",
     "training.schedule.batch_size=4",
+    "training.schedule.lr=0.001",
     "training.upkeep.log_every=4",
     "training.upkeep.tensorboard=false",
 ]

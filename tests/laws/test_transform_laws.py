@@ -150,7 +150,8 @@ def test_boxes_of_a_cut_view_are_those_of_its_rasterised_masks_to_one_pixel(size
         assert (box <= [width, height, width, height]).all()
         canvas = drawn(mask, view.size, detail)
         if canvas.any() and (view.is_cut(*size) or isinstance(mask, list)):
-            assert np.abs(box_of(canvas) / detail - box).max() <= 1
+            # The tip of a polygon that is thinner than a cell of the drawing is not drawn.
+            assert np.abs(box_of(canvas) / detail - box).max() <= 1 + 2 / detail
 
 
 @given(size=SIZES, options=VIEWS, seed=SEEDS)
