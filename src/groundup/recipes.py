@@ -17,7 +17,6 @@ from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import EPOCHS_PER_UNIT, ScheduleOptions
 from groundup.engine.train import TrainOptions, UpkeepOptions
 from groundup.errors import UsageError
-from groundup.models.norm import NormKind
 from groundup.models.presets import (
     DetectorSizes,
     detectron2,
@@ -204,8 +203,7 @@ def tiny_faster_rcnn_lite0() -> Recipe:
 
 def lite0_detector(build: Callable[..., DetectorOptions]) -> DetectorOptions:
     """A tiny detector with BN, as the weights have it, in the backbone, and GN in neck and heads."""
-    norm: NormKind = "gn"
-    model = build("tf_efficientnet_lite0", norm, sizes=TINY_SIZES)
+    model = build("tf_efficientnet_lite0", "gn", sizes=TINY_SIZES)
     return vary(model, {"backbone.norm": "bn", "backbone.init": "msra"})
 
 

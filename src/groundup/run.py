@@ -26,7 +26,7 @@ from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate
 from groundup.engine.journal import LOG
 from groundup.engine.schedule import check_schedule, drop_points, images_of_unit, total_images, warmup_length
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import RESULT, TrainOptions, run_state, train
+from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state, train
 from groundup.errors import DataError, UsageError
 from groundup.models.initialisation import init_table
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
@@ -367,7 +367,7 @@ def refuse_other_run(folder: Path, identified: dict[str, Any]) -> None:
         )
 
 
-def training_batches(recipe: Recipe, index: Index) -> Any:
+def training_batches(recipe: Recipe, index: Index) -> Batches:
     """The batches that follow a position in the order of the recipe's seed."""
 
     def batches(first_position: int) -> Iterator[Batch]:
@@ -385,7 +385,7 @@ def training_batches(recipe: Recipe, index: Index) -> Any:
     return batches
 
 
-def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None) -> Any:
+def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None) -> Evaluate:
     """What the loop calls to evaluate: metrics of a model after so many images."""
 
     def evaluate_model(model: nn.Module, images_seen: int) -> dict[str, float | None]:

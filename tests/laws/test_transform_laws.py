@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -138,20 +138,24 @@ VIEWS = st.sampled_from(
 
 
 @given(size=SIZES, options=VIEWS, seed=SEEDS)
+@example(
+    size=(87, 24),
+    options=TransformOptions(short_side=(60, 90), short_side_choice="range", crop=CropOptions(smallest=0.3)),
+    seed=34987,
+)
 @settings(max_examples=150)
 def test_boxes_of_a_cut_view_are_those_of_its_rasterised_masks_to_one_pixel(size, options, seed):
     _, truth = scene(size, seed)
     view = training_view(size, options, seed)
     seen = view_truth(truth, view, size)
     height, width = view.size
-    detail = 8
+    detail = 16  # With 8, tips of polygons thinner than a cell of the drawing go missing by over a pixel.
     for box, mask in zip(seen.boxes, seen.masks, strict=True):
         assert (box >= 0).all()
         assert (box <= [width, height, width, height]).all()
         canvas = drawn(mask, view.size, detail)
         if canvas.any() and (view.is_cut(*size) or isinstance(mask, list)):
-            # The tip of a polygon that is thinner than a cell of the drawing is not drawn.
-            assert np.abs(box_of(canvas) / detail - box).max() <= 1 + 2 / detail
+            assert np.abs(box_of(canvas) / detail - box).max() <= 1
 
 
 @given(size=SIZES, options=VIEWS, seed=SEEDS)
