@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from groundup.errors import DataError
-from groundup.metrics.exposure import Exposure, count_flops, exposure_of
+from groundup.metrics.exposure import Exposure
+from groundup.metrics.flops import count_flops, exposure_of
 from groundup.structures import Batch
 
 

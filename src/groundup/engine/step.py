@@ -10,7 +10,8 @@ from groundup.engine.numerics import Precision, autocast, step_seed
 from groundup.engine.optimizer import OptimizerOptions, apply_lr, clip_gradients, gradient_norm
 from groundup.engine.state import TrainingState
 from groundup.errors import DivergedError, UsageError
-from groundup.metrics.exposure import Exposure, count_flops, exposure_of
+from groundup.metrics.exposure import Exposure
+from groundup.metrics.flops import count_flops, exposure_of
 from groundup.structures import Batch
 
 Losses = Callable[[Batch], dict[str, Tensor]]

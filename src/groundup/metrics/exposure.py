@@ -1,14 +1,9 @@
-"""What a model has seen, and what that cost: the bill of a run."""
+"""What a model has seen, and what that cost: the bill of a run. No torch; `metrics.flops` counts."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from groundup.errors import DataError
-from groundup.structures import Batch
 
 LARGE_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 """SI prefixes of the sizes a bill reaches."""
@@ -79,27 +74,3 @@ def in_units(value: float, unit: str) -> str:
         if value >= size:
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
-
-
-def exposure_of(batch: Batch, *, flops: int = 0, seconds: float = 0.0) -> Exposure:
-    """The bill of one step on the batch. Call it before the batch moves to a GPU: it reads numbers."""
-    sizes = batch.sizes.to(torch.int64)
-    return Exposure(
-        images=batch.num_images,
-        instances=int((batch.labels >= 0).sum()),
-        pixels=int((sizes[:, 0] * sizes[:, 1]).sum()),
-        flops=flops,
-        seconds=seconds,
-    )
-
-
-def count_flops(step: Callable[[], object]) -> int:
-    """Floating point operations of one call of `step`, a multiply-add as two.
-
-    Counted are matrix products, convolutions and attention, forward and backward, recomputation
-    included; this is what `torch.utils.flop_counter` knows. RoIAlign, NMS, normalisation, pointwise
-    work and the optimizer are not counted. The call is real: run it on a copy if it changes weights.
-    """
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())
