@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,12 @@ def save_checkpoint(
     state: Mapping[str, Any],
     *,
     keep: int,
+    keep_at: Collection[int] = (),
 ) -> Path:
     """Commit a checkpoint, then drop all but the newest `keep`; one that is already there and proven stays.
 
-    `tensors` are named tensors by file name without suffix (`model`, `optim`, `ema`); `state` is JSON values.
+    Those after an image count of `keep_at` are never dropped, and do not count. `tensors` are named tensors
+    by file name without suffix (`model`, `optim`, `ema`); `state` is JSON values.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; older checkpoints are untouched and
@@ -104,7 +106,8 @@ def save_checkpoint(
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        for path in checkpoint_paths(run)[keep:]:
+        kept = {checkpoint_path(run, point) for point in keep_at}
+        for path in [path for path in checkpoint_paths(run) if path not in kept][keep:]:
             discard(path)
     except safetensors.SafetensorError as error:
         raise write_fault(final, need, error) from error

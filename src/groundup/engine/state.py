@@ -1,7 +1,7 @@
 """All that changes while a run trains: what a checkpoint holds, and nothing else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ class TrainingState:
         """The weights that evaluations look at: the averaged ones where there are any."""
         return self.model if self.average is None else self.average.module
 
-    def save(self, run: Path, *, recipe: str, keep: int) -> Path:
-        """Commit a checkpoint.
+    def save(self, run: Path, *, recipe: str, keep: int, keep_at: Collection[int] = ()) -> Path:
+        """Commit a checkpoint; of the older ones the newest and those of `keep_at` stay.
 
         Raises:
             CheckpointError: see `save_checkpoint`.
@@ -104,7 +104,7 @@ class TrainingState:
             "num_averaged": 0 if self.average is None else int(self.average.n_averaged),
             "versions": versions(),
         }
-        return save_checkpoint(run, self.images_seen, tensors, facts, keep=keep)
+        return save_checkpoint(run, self.images_seen, tensors, facts, keep=keep, keep_at=keep_at)
 
     def load(self, checkpoint: Checkpoint, *, recipe: str) -> None:
         """Become what `save` saved.

@@ -51,6 +51,8 @@ class UpkeepOptions(Options):
     """Seconds between checkpoints; None: only by images."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay. Two: the older one stands while the newer is proven."""
+    keep_at: tuple[int, ...] = ()
+    """Images seen after which a checkpoint is written that always stays: where other runs branch off."""
     time_limit: float | None = None
     """Seconds until the run writes a checkpoint and leaves with status 75; None: no limit."""
     tensorboard: bool = True
@@ -63,6 +65,8 @@ class UpkeepOptions(Options):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")
+        if any(point <= 0 for point in self.keep_at):
+            raise ValueError(f"keep_at is {list(self.keep_at)}, but all must be above 0")
         return self
 
 
@@ -219,8 +223,10 @@ class Run:
     def save(self) -> Path:
         """Commit a checkpoint, not before its log is on the disk."""
         self.journal.flush()
-        keep = self.plan.options.upkeep.keep_checkpoints
-        path = self.state.save(self.folder, recipe=self.plan.recipe, keep=keep)
+        upkeep = self.plan.options.upkeep
+        path = self.state.save(
+            self.folder, recipe=self.plan.recipe, keep=upkeep.keep_checkpoints, keep_at=upkeep.keep_at
+        )
         self.journal.append(
             "checkpoint", self.state.images_seen, path=path.relative_to(self.folder).as_posix()
         )
@@ -278,8 +284,9 @@ def loop(run: Run, batches: Batches) -> None:
             record_window(run, lr)
         if is_last:
             return
-        by_clock = upkeep.checkpoint_seconds or math.inf
-        if plan.is_due(state.images_seen, upkeep.checkpoint_every) or time.monotonic() - saved_at >= by_clock:
+        by_clock = time.monotonic() - saved_at >= (upkeep.checkpoint_seconds or math.inf)
+        is_due = plan.is_due(state.images_seen, upkeep.checkpoint_every)
+        if is_due or by_clock or state.images_seen in upkeep.keep_at:
             run.save()
             saved_at = time.monotonic()
         if plan.is_due(state.images_seen, options.evaluate_every):

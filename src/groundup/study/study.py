@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from groundup.config import Options, did_you_mean, fingerprint, plain, read_tree, read_yaml
 from groundup.errors import UsageError
@@ -76,7 +76,7 @@ class PretrainingOptions(Options):
 
     recipe: str
     """Name of a classifier recipe, or a YAML file."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Changes to it by dotted path."""
 
 
@@ -89,17 +89,17 @@ class Study(Options):
     """What is asked, of which arms, by which endpoint, margin and rule."""
     recipe: str
     """Name of the recipe that all arms begin with, or a YAML file."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Changes to it in all arms, by dotted path. Not `start`, which is the arms'."""
     arms: dict[str, dict[str, Any]]
     """Changes to it by arm. `start` is `scratch`, a weights file or `pretraining:NAME`."""
-    axes: dict[str, list[Any]] = {}
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
     """Values by dotted path that every arm is trained with, crossed."""
     seeds: list[int]
     """One training an arm and point for each."""
-    pretraining: dict[str, PretrainingOptions] = {}
+    pretraining: dict[str, PretrainingOptions] = Field(default_factory=dict)
     """Carried out first; an arm starts from one by `start: pretraining:NAME`."""
-    prices: dict[str, Price] = {}
+    prices: dict[str, Price] = Field(default_factory=dict)
     """What the weights cost that an arm starts from, where they were made elsewhere."""
     allow_equal_arms: bool = False
     """Whether arms may be the same (an A/A study); then every arm has seeds of its own."""
@@ -218,8 +218,10 @@ def pretraining_of(study: Study, arm: str) -> str | None:
 
 
 def seeds_of(study: Study, arm: str) -> list[int]:
-    """The seeds of an arm: the study's, so that arms are paired; shifted by arm where arms may be equal,
-    so that no two arms share one."""
+    """The seeds of an arm: the study's, so that arms are paired.
+
+    Where arms may be equal they are shifted by arm, so that no two arms share one.
+    """
     if not study.allow_equal_arms:
         return list(study.seeds)
     span = max(study.seeds) - min(study.seeds) + 1
@@ -315,8 +317,10 @@ def load_study(folder: Path) -> Study:
 
 
 def study_directory(folder: Path) -> Path:
-    """The folder that relative paths in the study of this folder start from; before it is set down, the
-    current one."""
+    """The folder that relative paths in the study of this folder start from.
+
+    Before it is set down, the current one.
+    """
     if not (folder / STUDY).exists():
         return Path.cwd()
     return Path(read_json(folder / STUDY).get("directory", Path.cwd()))
