@@ -4,18 +4,21 @@
 
 Both models are random, see the same images and boxes (7 an image) and take the same SGD step. Untrained
 RPNs propose other boxes, and the mask head's cost follows them; so on both sides the first 64 proposals of
-each image are replaced by boxes near the true ones, after the model's own RPN has run. Steps are interleaved;
-medians and ratios of wall time, and the process's peak memory, are printed.
+each image are replaced by boxes near the true ones, after the model's own RPN has run. Each side has a
+process of its own (ours with the allocator's settings of our command line, torchvision's with the system's),
+steps are interleaved; medians and ratios of wall time and peak memory are printed.
 """
 
 import argparse
 import functools
 import json
+import multiprocessing
 import platform
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +33,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from groundup.allocator import keep_freed_memory
 from groundup.models.presets import torchvision_v2
 from groundup.models.rcnn import RCNN, build_detector
 from groundup.structures import Batch, Masks
@@ -172,26 +176,52 @@ def peer_step(model: MaskRCNN, batch: Batch) -> Callable[[], None]:
     return step
 
 
-def measure(height: int, width: int, num_images: int, repeats: int) -> dict[str, Any]:
-    """Interleaved steps of both at one size; one warm-up each."""
+def serve(side: str, height: int, width: int, num_images: int, threads: int, pipe: Connection) -> None:
+    """Take a step each time the pipe says so and tell its seconds; at the end, the peak memory in MiB."""
+    allocator = keep_freed_memory() if side == "ours" else "allocator: as the system has it"
+    torch.set_num_threads(threads)
     batch = build_batch(height, width, num_images)
     torch.manual_seed(0)
-    steps = {"ours": ours_step(build_ours(batch), batch), "torchvision": peer_step(build_peer(batch), batch)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    step = ours_step(build_ours(batch), batch) if side == "ours" else peer_step(build_peer(batch), batch)
+    pipe.send(allocator)
+    while pipe.recv():
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def measure(height: int, width: int, num_images: int, repeats: int) -> dict[str, Any]:
+    """Interleaved steps of both at one size, each in a process of its own; one warm-up each."""
+    context = multiprocessing.get_context("spawn")
+    pipes, allocators = {}, {}
+    threads = torch.get_num_threads()
+    for side in ("ours", "torchvision"):
+        pipes[side], theirs = context.Pipe()
+        context.Process(
+            target=serve, args=(side, height, width, num_images, threads, theirs), daemon=True
+        ).start()
+        allocators[side] = pipes[side].recv()
+    seconds: dict[str, list[float]] = {name: [] for name in pipes}
     for repeat in range(repeats + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            took = pipe.recv()
             if repeat:
-                seconds[name].append(time.perf_counter() - start)
-            print(f"{height}x{width} {name} {time.perf_counter() - start:.2f} s", flush=True)
+                seconds[name].append(took)
+            print(f"{height}x{width} {name} {took:.2f} s", flush=True)
+    peaks = {}
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        peaks[name] = pipe.recv()
     ratios = [peer / ours for ours, peer in zip(seconds["ours"], seconds["torchvision"], strict=True)]
     return {
         "size": [num_images, height, width],
         "seconds": seconds,
         "median": {name: median(values) for name, values in seconds.items()},
         "ours_times_faster": {"median": median(ratios), "least": min(ratios), "most": max(ratios)},
-        "peak_memory_mib_of_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": peaks,
+        "allocators": allocators,
     }
 
 

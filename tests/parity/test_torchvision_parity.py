@@ -41,6 +41,8 @@ REDUCED = {
 REDUCED_SIZES = presets.DetectorSizes(rois_per_image=64, proposals_factor=0.2, max_detections=20)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-2
+"""Of float32 through fifty layers of batch norm, each side in its own order of sums."""
 
 
 class WithoutResize(GeneralizedRCNNTransform):
@@ -233,6 +235,7 @@ def compare(version, photos, sizes, kwargs):
         value = our_losses[our_name].item()
         assert value > 0
         assert value == pytest.approx(peer_losses[peer_name].item(), rel=TOLERANCE), our_name
+    compare_gradients(ours, our_losses, peer, peer_losses)
 
     peer.eval()
     ours.eval()
@@ -251,13 +254,27 @@ def compare(version, photos, sizes, kwargs):
         torch.testing.assert_close(pasted, expected["masks"][:, 0], rtol=TOLERANCE, atol=1e-5)
 
 
+def compare_gradients(ours, our_losses, peer, peer_losses):
+    """What a step would change, tensor by tensor, relative to the tensor's norm."""
+    for losses in (our_losses, peer_losses):
+        sum(losses.values()).backward()
+    state = peer.state_dict()
+    state |= {name: weight.grad for name, weight in peer.named_parameters()}
+    expected = detector_from_torchvision(state)
+    largest = max(weight.grad.norm() for weight in ours.parameters())
+    for name, weight in ours.named_parameters():
+        error = (weight.grad - expected[name].view_as(weight)).norm()
+        floor = 1e-6 * largest  # of weights before a batch norm, whose gradient is rounding alone
+        assert error <= GRADIENT_TOLERANCE * expected[name].norm() + floor, name
+
+
 @pytest.mark.parametrize("num_images", [1, 2])
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_losses_and_detections_equal_torchvisions(shared_data, version, num_images):
+def test_losses_gradients_and_detections_equal_torchvisions(shared_data, version, num_images):
     compare(version, photographs(shared_data, num_images, 320), REDUCED_SIZES, REDUCED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_losses_and_detections_equal_torchvisions_at_published_sizes(shared_data, version):
+def test_losses_gradients_and_detections_equal_torchvisions_at_published_sizes(shared_data, version):
     compare(version, photographs(shared_data, 2, 640), presets.PUBLISHED, {})

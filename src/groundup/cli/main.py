@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from groundup import __version__
+from groundup.allocator import keep_freed_memory
 from groundup.cli import data_commands, run_commands
 from groundup.cli.terminal import note
 from groundup.errors import EXIT_INTERRUPTED, GroundupError, UsageError
@@ -58,6 +59,7 @@ def groundup(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and its exit status, never a traceback."""
+    keep_freed_memory()
     try:
         status = app(standalone_mode=False)
     except typer.Abort:

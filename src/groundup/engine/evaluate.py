@@ -19,6 +19,7 @@ from groundup.engine.numerics import Precision, autocast
 from groundup.engine.stop import StopFlag
 from groundup.errors import DataError
 from groundup.metrics.coco_ap import STANDARD_LIMIT, CocoAP, coco_ap, lacks_truth
+from groundup.metrics.match_table import build_match_table, write_table
 from groundup.metrics.results import FIELD, Document, Kind, Result, write_results
 from groundup.metrics.rle import encode_crop
 from groundup.metrics.tables import NAMES, ap_lines
@@ -118,7 +119,8 @@ def evaluate(
     """Detect in every batch and score the results against the document.
 
     `category_ids` are the ids of the labels 0, 1, ... `folder` gets predictions.bbox.json (and .segm,
-    .keypoints) and metrics.json. `progress` is called with the number of images done.
+    .keypoints), matches.bbox.npz (see `metrics.match_table`) and metrics.json. `progress` is
+    called with the number of images done.
 
     Raises:
         Interrupted: `stop` is set; nothing is written.
@@ -169,6 +171,9 @@ def evaluate_results(
             notes.append(f"{NAMES[kind]} not scored: {lack}")
             continue
         values.append(coco_ap(document, results[kind], kind, options.limit(kind), source=source))
+        if folder is not None:
+            table = build_match_table(document, results[kind], kind, options.limit(kind), source=source)
+            write_table(folder / f"matches.{kind}.npz", table)
     if folder is not None:
         for kind, found in results.items():
             write_results(folder / f"predictions.{kind}.json", found)
