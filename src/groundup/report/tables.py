@@ -1,0 +1,465 @@
+"""Tables of the page and their CSV files, from an answer and the runs it came from."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.report.charts import ENDPOINT_NAMES
+from groundup.report.wording import (
+    NO_VALUE,
+    cell_text,
+    count_text,
+    duration_text,
+    interval_text,
+    is_number,
+    large_text,
+    place_text,
+    points_text,
+    signed,
+    value_text,
+)
+from groundup.study.answer import Answer
+from groundup.study.results import StudyResults
+
+Row = dict[str, Any]
+
+KIND_NAMES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoint"}
+STATE_NAMES = {"done": "done", "partial": "under way", "missing": "not begun", "failed": "failed"}
+MOST_OPEN_ROWS = 8
+"""A longer table of endpoints is folded: its figure shows the verdict's setting."""
+QUANTITIES = ("images", "instances", "pixels", "flops", "seconds")
+HEADS = {
+    "images": "Images",
+    "instances": "Instances",
+    "pixels": "Pixels",
+    "flops": "Compute",
+    "seconds": "Time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What stands at one place of a table."""
+
+    text: str
+    note: str = ""
+    """A second, smaller line."""
+    arm: str = ""
+    """The arm whose mark stands before the text."""
+    is_number: bool = True
+    is_strong: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of the page, and the rows of its file."""
+
+    name: str
+    """Of its file, without the ending."""
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    records: tuple[Row, ...]
+    """Flat rows with every value in full."""
+    is_folded: bool = False
+    note: str = ""
+
+
+def words(text: str, **options: Any) -> Cell:
+    """A cell of words."""
+    return Cell(text, is_number=False, **options)
+
+
+def estimate(mean: float | None, low: float | None, high: float | None, digits: int = 1) -> Cell:
+    """A cell of AP with its interval."""
+    return Cell(points_text(mean, digits), interval_text(low, high, digits, sign=False))
+
+
+def csv_text(records: Iterable[Mapping[str, Any]]) -> str:
+    """The rows as CSV. Numbers in full; no text of a user becomes a formula."""
+    rows = list(records)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([cell_text(name) for name in names])
+    for row in rows:
+        writer.writerow([csv_value(row.get(name)) for name in names])
+    return buffer.getvalue()
+
+
+def csv_value(value: Any) -> Any:
+    """A value as a cell: an empty one for None."""
+    if value is None:
+        return ""
+    return value if is_number(value) else cell_text(value_in_full(value))
+
+
+def value_in_full(value: Any) -> str:
+    """The value's text, never cut."""
+    if isinstance(value, list | tuple):
+        return " ".join(value_in_full(item) for item in value)
+    return str(value)
+
+
+def differences_table(answer: Answer, arms: Sequence[str]) -> Table:
+    """Every leaf of the recipes in which the arms differ."""
+    rows = tuple(
+        (
+            words(row["path"], is_strong=True),
+            *(words(value_text(row["values"][arm]) if arm in row["values"] else NO_VALUE) for arm in arms),
+        )
+        for row in answer.differences
+    )
+    return Table(
+        name="differences",
+        title="Differences between arms",
+        heads=("Option", *arms),
+        rows=rows,
+        records=tuple(
+            {"option": row["path"], **{arm: row["values"].get(arm) for arm in arms}}
+            for row in answer.differences
+        ),
+    )
+
+
+def curves_records(answer: Answer) -> tuple[Row, ...]:
+    """The points of all curves."""
+    return tuple(
+        {"arm": c["arm"], **c["point"], "kind": c["kind"], "images": x, "mean": m, "low": low, "high": high}
+        for c in answer.curves
+        for x, m, low, high in zip(c["images"], c["mean"], c["low"], c["high"], strict=True)
+    )
+
+
+def comparisons_table(answer: Answer, kinds: Sequence[str]) -> Table:
+    """The primary endpoint at every setting where both arms are done."""
+    rows, records = [], []
+    for row in answer.comparisons:
+        verdict = row["comparison"]["verdict"]
+        low, high = verdict["interval"]
+        place = place_text(row["point"]) or "all runs"
+        kind = verdict["kind"] + (" (provisional)" if verdict["provisional"] else "")
+        cells = [words(place), Cell(signed(verdict["delta"])), Cell(interval_text(low, high)), words(kind)]
+        rows.append(tuple(cells if len(kinds) < 2 else [words(KIND_NAMES[row["kind"]]), *cells]))
+        records.append(
+            {
+                **row["point"],
+                "kind": row["kind"],
+                "delta": verdict["delta"],
+                "low": low,
+                "high": high,
+                "equivalence_low": verdict["equivalence_interval"][0],
+                "equivalence_high": verdict["equivalence_interval"][1],
+                "margin": verdict["margin"],
+                "verdict": verdict["kind"],
+                "provisional": verdict["provisional"],
+            }
+        )
+    heads = ("Setting", "Difference", "Interval", "Verdict")
+    return Table(
+        name="comparisons",
+        title="Difference at every setting",
+        heads=heads if len(kinds) < 2 else ("AP of", *heads),
+        rows=tuple(rows),
+        records=tuple(records),
+        is_folded=True,
+    )
+
+
+def secondary_table(answer: Answer) -> Table:
+    """The secondary endpoints of the primary comparison."""
+    found = (answer.primary or {}).get("secondary", {})
+    rows = tuple(
+        (
+            words(ENDPOINT_NAMES.get(name, name)),
+            Cell(signed(row["delta"])),
+            Cell(interval_text(*row["interval"])),
+            Cell(f"{row['p_value']:.3f}" if row["p_value"] >= 0.001 else "< 0.001"),
+            words("differs" if row["differs"] else "not shown to differ"),
+        )
+        for name, row in found.items()
+    )
+    records = tuple(
+        {
+            "endpoint": name,
+            "delta": row["delta"],
+            "low": row["interval"][0],
+            "high": row["interval"][1],
+            "p_value_holm": row["p_value"],
+            "differs": row["differs"],
+        }
+        for name, row in found.items()
+    )
+    return Table(
+        name="secondary",
+        title="Secondary endpoints",
+        heads=("Endpoint", "Difference", "Interval", "p (Holm)", "Judged"),
+        rows=rows,
+        records=records,
+        note="Intervals are not corrected for being several; p values are (Holm).",
+    )
+
+
+def endpoints_table(answer: Answer, kind: str) -> Table:
+    """Every endpoint of one kind at the end of every schedule."""
+    mine = [row for row in answer.endpoints if row["kind"] == kind]
+    endpoints = list(dict.fromkeys(row["endpoint"] for row in mine))
+    groups: list[tuple[Row, str]] = []
+    for row in mine:
+        if (row["point"], row["arm"]) not in groups:
+            groups.append((row["point"], row["arm"]))
+    has_settings = any(point for point, _ in groups)
+    rows = []
+    for point, arm in groups:
+        cells = [words(arm, arm=arm, note=place_text(point) if has_settings else "")]
+        for endpoint in endpoints:
+            found = [r for r in mine if r["point"] == point and r["arm"] == arm and r["endpoint"] == endpoint]
+            cells.append(
+                estimate(found[0]["mean"], found[0]["low"], found[0]["high"]) if found else Cell(NO_VALUE)
+            )
+        rows.append(tuple(cells))
+    return Table(
+        name=f"endpoints_{kind}",
+        title=f"{KIND_NAMES[kind]} AP at the end of every schedule",
+        is_folded=len(rows) > MOST_OPEN_ROWS,
+        heads=("Arm", *(ENDPOINT_NAMES.get(name, name) for name in endpoints)),
+        rows=tuple(rows),
+        records=tuple(
+            {
+                "arm": r["arm"],
+                **r["point"],
+                "endpoint": r["endpoint"],
+                "mean": r["mean"],
+                "low": r["low"],
+                "high": r["high"],
+                "per_seed": r["per_seed"],
+                "images_only": r["image_only"],
+            }
+            for r in mine
+        ),
+    )
+
+
+def data_sizes_table(answer: Answer, arms: Sequence[str]) -> Table:
+    """AP of the arms at every size of the training set."""
+    found = answer.data_size or {"sizes": [], "arms": {}}
+    shown = [arm for arm in arms if arm in found["arms"]]
+    rows, records = [], []
+    for place, size in enumerate(found["sizes"]):
+        parts = [found["arms"][arm] for arm in shown]
+        ends = [(p["mean"][place], p["low"][place], p["high"][place]) for p in parts]
+        rows.append((words(count_text(size)), *(estimate(*end) for end in ends)))
+        records += [
+            {"photographs": size, "arm": arm, "mean": mean, "low": low, "high": high}
+            for arm, (mean, low, high) in zip(shown, ends, strict=True)
+        ]
+    return Table(
+        name="data_sizes",
+        title="AP by training photographs",
+        heads=("Photographs", *shown),
+        rows=tuple(rows),
+        records=tuple(records),
+    )
+
+
+def amount_text(name: str, value: float | None) -> str:
+    """An amount of the bill."""
+    if name == "seconds":
+        return duration_text(value)
+    return large_text(value, {"pixels": "px", "flops": "FLOP"}.get(name, ""))
+
+
+def bill_table(
+    answer: Answer, bills: Sequence[Row], name: str, title: str, *, is_folded: bool = False
+) -> Table:
+    """What single trainings cost, with what they began from, and the whole study."""
+    rows, records = [], []
+    for row in bills:
+        source = row["pretraining"]
+        parts: list[tuple[str, Row | None]] = [("training", {q: row[q] for q in QUANTITIES})]
+        if source is not None:
+            parts.insert(0, (f"pre-training ({source['kind']})", source))
+            parts.append(("in all", row["total"]))
+            if row["downstream_uses"] > 1:
+                parts.append((f"in all, shared by {row['downstream_uses']} uses", row["total_amortised"]))
+        for place, (part, amounts) in enumerate(parts):
+            arm = words(row["arm"], arm=row["arm"], note=place_text(row["point"])) if not place else words("")
+            cells = [Cell(amount_text(q, (amounts or {}).get(q))) for q in QUANTITIES]
+            rows.append((arm, words(part, is_strong=part == "in all"), *cells))
+            records.append(
+                {
+                    "arm": row["arm"],
+                    **row["point"],
+                    "part": part,
+                    **{q: (amounts or {}).get(q) for q in QUANTITIES},
+                    "source": (source or {}).get("source", "") if amounts is source else "",
+                }
+            )
+    total = answer.bill["study_total"]
+    rows.append(
+        (
+            words("the whole study", is_strong=True),
+            words("trunks counted once"),
+            *(Cell(amount_text(q, total.get(q))) for q in QUANTITIES),
+        )
+    )
+    records.append({"arm": "", "part": "whole study", **{q: total.get(q) for q in QUANTITIES}})
+    return Table(
+        name=name,
+        title=title,
+        is_folded=is_folded,
+        heads=("Arm", "Part", *(HEADS[q] for q in QUANTITIES)),
+        rows=tuple(rows),
+        records=tuple(records),
+    )
+
+
+def errors_table(answer: Answer, arms: Sequence[str]) -> Table:
+    """What every kind of error costs, and how often it is made."""
+    kinds = list(dict.fromkeys((row["error"], row.get("name") or row["error"]) for row in answer.errors))
+    shown = [arm for arm in arms if any(row["arm"] == arm for row in answer.errors)]
+    rows = []
+    for kind, name in kinds:
+        cells = [words(str(name))]
+        for arm in shown:
+            found = [row for row in answer.errors if row["error"] == kind and row["arm"] == arm]
+            cells += [
+                Cell(points_text(found[0]["dAP"]) if found else NO_VALUE),
+                Cell(count_text(found[0]["count"]) if found else NO_VALUE),
+            ]
+        rows.append(tuple(cells))
+    return Table(
+        name="errors",
+        title="Errors by arm",
+        heads=("Error", *(head for arm in shown for head in (f"{arm}: AP50 lost", "errors"))),
+        rows=tuple(rows),
+        records=tuple(
+            {name: row.get(name) for name in ("arm", "error", "dAP", "count")} for row in answer.errors
+        ),
+        is_folded=True,
+    )
+
+
+def categories_table(answer: Answer, names: tuple[str, str]) -> Table:
+    """AP of every category in both arms."""
+    rows = tuple(
+        (
+            words(str(row["name"])),
+            Cell(count_text(row["num_instances"])),
+            Cell(points_text(row["candidate"])),
+            Cell(points_text(row["reference"])),
+            Cell(signed(row["delta"], 1), interval_text(row["low"], row["high"], 1)),
+        )
+        for row in answer.categories
+    )
+    return Table(
+        name="categories",
+        title="Every category",
+        heads=("Category", "Instances", *names, "Difference"),
+        rows=rows,
+        records=tuple(dict(row) for row in answer.categories),
+        is_folded=True,
+    )
+
+
+def overfitting_table(answer: Answer) -> Table:
+    """Training loss and validation AP at the end, and the best AP on the way."""
+    rows = tuple(
+        (
+            words(row["arm"], arm=row["arm"], note=place_text(row["point"])),
+            Cell(NO_VALUE if row["train_loss_end"] is None else f"{row['train_loss_end']:.3f}"),
+            Cell(points_text(row["val_AP_end"])),
+            Cell(points_text(row["val_AP_best"])),
+            Cell(points_text(row["drop_from_best"])),
+        )
+        for row in answer.overfitting
+    )
+    return Table(
+        name="overfitting",
+        title="Overfitting",
+        heads=("Arm", "Training loss, end", "AP, end", "AP, best", "Lost since best"),
+        rows=rows,
+        records=tuple(
+            {**row["point"], **{k: v for k, v in row.items() if k != "point"}} for row in answer.overfitting
+        ),
+    )
+
+
+def runs_table(results: StudyResults) -> Table:
+    """Every run and how far it has come."""
+    rows, records = [], []
+    for run in results.runs:
+        state = STATE_NAMES[run.state]
+        rows.append(
+            (
+                words(run.arm, arm=run.arm, note=place_text(run.point)),
+                Cell(str(run.seed)),
+                words(state, note=run.failure or "", is_strong=run.state == "failed"),
+                Cell(f"{count_text(run.images_seen)} of {count_text(run.total_images)}"),
+                Cell(count_text(run.branch_images) if run.parent else NO_VALUE),
+            )
+        )
+        records.append(
+            {
+                "key": run.key,
+                "arm": run.arm,
+                **run.point,
+                "seed": run.seed,
+                "state": run.state,
+                "images_seen": run.images_seen,
+                "total_images": run.total_images,
+                "own_images": run.own_images,
+                "parent": run.parent,
+                "failure": run.failure,
+            }
+        )
+    return Table(
+        name="runs",
+        title="Every training",
+        heads=("Arm", "Seed", "State", "Images seen", "of a shared trunk"),
+        rows=tuple(rows),
+        records=tuple(records),
+        is_folded=True,
+    )
+
+
+def dropped_table(results: StudyResults) -> Table:
+    """Annotations that could not be used, by rule and arm's largest count."""
+    rules: dict[str, int] = {}
+    for run in results.runs:
+        for rule, count in run.dropped.items():
+            rules[rule] = max(rules.get(rule, 0), count)
+    return Table(
+        name="dropped",
+        title="Annotations left out",
+        heads=("Rule", "Annotations"),
+        rows=tuple((words(rule), Cell(count_text(count))) for rule, count in sorted(rules.items())),
+        records=tuple({"rule": rule, "annotations": count} for rule, count in sorted(rules.items())),
+    )
+
+
+def environment_table(results: StudyResults) -> Table:
+    """Versions and machines of the runs; what differs between runs is listed with all its values."""
+    found: dict[str, dict[str, None]] = {}
+    for run in results.runs:
+        for name, value in flat(run.environment):
+            found.setdefault(name, {})[value_text(value)] = None
+    rows = [(name, ", ".join(values)) for name, values in found.items()]
+    return Table(
+        name="environment",
+        title="Versions and machine",
+        heads=("What", "Value"),
+        rows=tuple((words(name), words(value)) for name, value in rows),
+        records=tuple({"what": name, "value": value} for name, value in rows),
+    )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The leaves of nested dictionaries under dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
