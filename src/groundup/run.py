@@ -4,44 +4,74 @@ A run is a folder. `train_run` carries a recipe out in it, or goes on where it w
 `load_detector` opens what came of it.
 """
 
-import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import model_validator
 from torch import nn
 
-from groundup.config import Options, differences, fingerprint, plain, vary
+from groundup.config import Options, plain, vary
 from groundup.data.coco import Category, Index, category_record, open_index, subset_rows
 from groundup.data.images import ImagePolicy
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
-from groundup.data.order import hash_of
 from groundup.data.transforms import TransformOptions
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate
-from groundup.engine.journal import LOG
-from groundup.engine.schedule import check_schedule, drop_points, images_of_unit, total_images, warmup_length
+from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state, train
+from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
 from groundup.errors import DataError, UsageError
-from groundup.models.initialisation import init_table
+from groundup.models.load_report import LoadReport
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
 from groundup.models.start import StartOptions, check_start, load_start
-from groundup.records import read_json, write_json
+from groundup.run_folder import (
+    LOAD_REPORT,
+    RECIPE,
+    RECORD,
+    Beginning,
+    RunRecipe,
+    carry_out,
+    category_of,
+    default_device,
+    environment,
+    evaluation_folder,
+    first_weights,
+    model_lines,
+    refuse_other_run,
+    run_folder,
+    table_lines,
+    with_time_limit,
+)
 from groundup.structures import Batch
 
-RECIPE = "recipe.json"
-"""The resolved recipe of a run."""
-RECORD = "record.json"
-"""What else identifies a run: digests, categories, versions, the command."""
-LOAD_REPORT = "start.json"
-"""What the start loaded, tensor by tensor."""
-INIT_STREAM = 7
-"""Names the random stream of the first weights under the run's seed."""
+__all__ = [
+    "LOAD_REPORT",
+    "RECIPE",
+    "RECORD",
+    "DataOptions",
+    "Recipe",
+    "SplitOptions",
+    "Splits",
+    "build_model",
+    "category_of",
+    "default_device",
+    "environment",
+    "evaluate_detector",
+    "evaluation_of",
+    "identity",
+    "init_lines",
+    "open_split",
+    "open_splits",
+    "plan_lines",
+    "refuse_other_run",
+    "refuse_unknown_categories",
+    "run_folder",
+    "train_run",
+    "training_batches",
+    "with_absolute_paths",
+    "with_time_limit",
+]
 
 
 class SplitOptions(Options):
@@ -77,11 +107,9 @@ class DataOptions(Options):
         return self
 
 
-class Recipe(Options):
-    """The complete description of one training."""
+class Recipe(RunRecipe):
+    """The complete description of one training of a detector."""
 
-    name: str
-    """What the recipe is called in messages and folders."""
     data: DataOptions = DataOptions()
     """Photographs."""
     transforms: TransformOptions = TransformOptions()
@@ -186,26 +214,15 @@ def identity(recipe: Recipe, splits: Splits, weights_digest: str | None) -> dict
     return values
 
 
-def run_folder(recipe: Recipe) -> Path:
-    """Where a run of the recipe goes unless told otherwise: its name and fingerprint under `runs/`."""
-    return Path("runs") / f"{recipe.name}-{fingerprint(recipe)}"
-
-
 def build_model(recipe: Recipe, categories: Sequence[Category]) -> RCNN:
     """The recipe's detector with the first weights of its seed, before the start is loaded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash_of(recipe.seed, INIT_STREAM) >> 1)
+    with first_weights(recipe.seed):
         return build_detector(
             recipe.model,
             num_classes=len(categories),
             pixel_mean=recipe.start.pixel_mean,
             pixel_std=recipe.start.pixel_std,
         )
-
-
-def default_device() -> torch.device:
-    """The GPU of this process where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
@@ -220,8 +237,6 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
     refuse_other_run(folder, identity(recipe, splits, report.digest))
-    total = total_images(schedule, num_images)
-    drops = ", ".join(f"{point:,}" for point in drop_points(schedule, num_images)) or "none"
     names = [category.name for category in splits.train.categories]
     without = int((splits.train.num_usable == 0).sum())
     yield f"run        {folder} ({run_state(folder)})"
@@ -229,44 +244,7 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     if without:
         yield f"           {without:,} images without usable instances are left out"
     yield f"val        {splits.val.num_images:,} images, {splits.val.num_instances:,} instances"
-    yield f"categories {len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-    yield f"model      {sum(p.numel() for p in model.parameters()):,} parameters"
-    yield from (f"start      {line.removeprefix('start: ')}" for line in report.lines())
-    yield f"schedule   {total:,} images in {total // schedule.batch_size:,} steps of {schedule.batch_size}"
-    yield (
-        f"           unit {images_of_unit(schedule, num_images):,} images; "
-        f"warm-up {warmup_length(schedule, num_images):,}; drops after {drops}"
-    )
-    yield f"device     {default_device()}, {torch.get_num_threads()} threads, torch {version('torch')}"
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine of this process, for the record."""
-    packages = (
-        "groundup",
-        "torch",
-        "torchvision",
-        "timm",
-        "numpy",
-        "hotcoco",
-        "opencv-python-headless",
-        "pillow",
-    )
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or "cpu",
-        "versions": versions,
-    }
+    yield from model_lines(model, names, report, schedule, num_images)
 
 
 def train_run(
@@ -288,44 +266,27 @@ def train_run(
     check_schedule(options.schedule, splits.train.num_images)
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
-    identified = identity(recipe, splits, report.digest)
-    refuse_other_run(folder, identified)
-    if run_state(folder) == "missing":
-        record = {
-            "identity": identified,
-            "fingerprint": fingerprint(identified),
-            "categories": [category_record(category) for category in splits.train.categories],
-            "dropped": {rule: len(ids) for rule, ids in splits.train.dropped.items()},
-            "command": sys.argv,
-            "environment": environment(),
-        }
-        write_json(folder / RECORD, record)
-        write_json(folder / RECIPE, plain(with_absolute_paths(recipe)))
-        write_json(folder / LOAD_REPORT, report.to_json())
-    if not quiet:
-        for line in (f"run: {folder}", *report.lines()):
-            print(line, file=sys.stderr)
-    model.to(default_device())
-    with StopFlag(options.upkeep.time_limit) as stop:
-        return train(
-            model,
-            training_batches(recipe, splits.train),
-            options,
-            folder,
-            num_images=splits.train.num_images,
-            seed=recipe.seed,
-            recipe=fingerprint(identified),
-            evaluate=evaluation_of(recipe, splits, folder, stop),
-            stop=stop,
-            quiet=quiet,
-        )
+    return carry_out(
+        model,
+        folder,
+        beginning_of(recipe, splits, report),
+        options,
+        lambda stop: (training_batches(recipe, splits.train), evaluation_of(recipe, splits, folder, stop)),
+        num_images=splits.train.num_images,
+        seed=recipe.seed,
+        quiet=quiet,
+    )
 
 
-def with_time_limit(options: TrainOptions, time_limit: float | None) -> TrainOptions:
-    """The options with a time limit given at the command line in place of their own."""
-    if time_limit is None:
-        return options
-    return vary(options, {"upkeep.time_limit": time_limit})
+def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginning:
+    """What the run's folder says of it before the first step."""
+    return Beginning(
+        identity=identity(recipe, splits, report.digest),
+        recipe=with_absolute_paths(recipe),
+        categories=splits.train.categories,
+        facts={"dropped": {rule: len(ids) for rule, ids in splits.train.dropped.items()}},
+        report=report,
+    )
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -337,34 +298,6 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         if path is not None
     }
     return vary(recipe, paths)
-
-
-def refuse_other_run(folder: Path, identified: dict[str, Any]) -> None:
-    """Refuse a folder that holds a run of another identity, naming what differs.
-
-    Other files may lie there, but none that a run would write over.
-
-    Raises:
-        UsageError: it does.
-    """
-    if not (folder / RECORD).exists():
-        taken = [name for name in (RECIPE, LOAD_REPORT, LOG, RESULT) if (folder / name).exists()]
-        if taken:
-            raise UsageError(
-                f"{folder} holds {taken[0]}, but no run ({RECORD} is missing); choose another --out"
-            )
-        return
-    found = read_json(folder / RECORD)
-    if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
-        raise UsageError(f"{folder / RECORD} is not that of a run; choose another --out")
-    changed = differences([found["identity"], identified])
-    if changed:
-        shown = "; ".join(
-            f"{name}: {old!r} there, {new!r} here" for name, (old, new) in list(changed.items())[:4]
-        )
-        raise UsageError(
-            f"{folder} holds another run ({shown}); choose another --out, or repeat its command to go on"
-        )
 
 
 def training_batches(recipe: Recipe, index: Index) -> Batches:
@@ -390,7 +323,7 @@ def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag |
 
     def evaluate_model(model: nn.Module, images_seen: int) -> dict[str, float | None]:
         assert isinstance(model, RCNN)
-        where = folder / "evaluations" / f"images_{images_seen:09d}"
+        where = evaluation_folder(folder, images_seen)
         evaluation = evaluate_detector(
             model, recipe, splits.val, where, categories=splits.train.categories, stop=stop
         )
@@ -432,17 +365,6 @@ def evaluate_detector(
     )
 
 
-def category_of(record: dict[str, Any]) -> Category:
-    """The category a record of `category_record` describes."""
-    return Category(
-        id=record["id"],
-        name=record["name"],
-        supercategory=record["supercategory"],
-        keypoints=tuple(record.get("keypoints", ())),
-        skeleton=tuple((first, second) for first, second in record.get("skeleton", ())),
-    )
-
-
 def init_lines(recipe: Recipe, num_classes: int = 80) -> Iterator[str]:
     """How the weights of every module of a recipe begin: name, shape, rule, and what a start replaces."""
     model = build_detector(
@@ -451,9 +373,4 @@ def init_lines(recipe: Recipe, num_classes: int = 80) -> Iterator[str]:
         pixel_mean=recipe.start.pixel_mean,
         pixel_std=recipe.start.pixel_std,
     )
-    rows = init_table(model)
-    name_width = max(len(name) for name, _, _ in rows)
-    for name, rule, shape in rows:
-        yield f"{name:{name_width}}  {'x'.join(map(str, shape)):>16}  {rule}"
-    if recipe.start.weights is not None:
-        yield f"start.weights={recipe.start.weights} then replaces the tensors of the backbone that it holds"
+    yield from table_lines(model, recipe.start)
