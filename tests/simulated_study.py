@@ -200,8 +200,10 @@ def write_run(
     write_json(folder / "record.json", record)
     log = Log(folder / "log.jsonl")
     num_images = round(NUM_TRAIN * fraction)
-    log.append({"kind": "start", "images_seen": 0, "step": 0, "num_images": num_images, "total_images": total,
-                "drop_points": drops, "time": "2026-01-01T00:00:00+00:00"})  # fmt: skip
+    branch = entry["branch_images"] if entry["branch_images"] < end else 0
+    heads = [{"kind": "branch", "images_seen": branch, "step": branch // BATCH, "parent": entry["parent"]}]
+    heads = [*(heads if branch else []), {"kind": "start", "images_seen": branch, "step": branch // BATCH,
+             "num_images": num_images, "total_images": total, "drop_points": drops}]  # fmt: skip
     evaluated = [seen for seen in range(unit // BATCH * BATCH, total, unit // BATCH * BATCH)
                  if total - seen > unit // 2] + [total]  # fmt: skip
     logged = sorted(
@@ -209,6 +211,8 @@ def write_run(
     )
     luck = random_of("luck", arm, fraction, seed).normal() * seed_noise
     for seen in sorted({*logged, *(e for e in evaluated if e <= end)}):
+        while heads and seen > branch:
+            log.append({**heads.pop(0), "time": "2026-01-01T00:00:00+00:00"})
         dropped = sum(seen > drop for drop in drops)
         quality = skills[arm].quality(seen / unit, dropped, fraction) + luck
         if seen in logged:

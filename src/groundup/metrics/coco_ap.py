@@ -133,10 +133,7 @@ def coco_ap(
         raise DataError(f"annotations: {lack}")
     checked = check_results(document, results, kind, source=source)
     category_ids = evaluated_categories(document, kind)
-    truth = COCO(document)
-    evaluator = COCOeval(truth, load_detections(truth, document, results, checked, source), kind)
-    evaluator.params.max_dets = list(limits)
-    evaluator.params.cat_ids = category_ids
+    evaluator = build_evaluator(document, results, checked, limits, source)
     spreads = None
     if kind == "keypoints":
         spreads = standard_sigmas(document) if sigmas is None else tuple(sigmas)
@@ -146,6 +143,21 @@ def coco_ap(
     tables = evaluator.eval
     assert tables is not None, "accumulate() fills the tables"
     return summarise(document, checked, tables, category_ids=category_ids, limits=limits, sigmas=spreads)
+
+
+def build_evaluator(
+    document: Document,
+    results: Sequence[Result],
+    checked: CheckedResults,
+    limits: Sequence[int],
+    source: str,
+) -> COCOeval:
+    """The library's evaluator of checked results, not yet run; `limits` are detections, rising."""
+    truth = COCO(document)
+    evaluator = COCOeval(truth, load_detections(truth, document, results, checked, source), checked.kind)
+    evaluator.params.max_dets = list(limits)
+    evaluator.params.cat_ids = evaluated_categories(document, checked.kind)
+    return evaluator
 
 
 def detection_limits(max_detections: int, kind: Kind) -> tuple[int, ...]:

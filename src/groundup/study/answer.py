@@ -3,12 +3,42 @@
 All AP values here are AP points, 0 .. 100. A value that is undefined or unknown is None.
 """
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from groundup.errors import CheckpointError
+import numpy as np
+
+from groundup.config import differences, plain
+from groundup.errors import CheckpointError, UsageError
+from groundup.metrics.results import Kind
 from groundup.records import read_json, write_json
+from groundup.study.bill import study_bill
+from groundup.study.by_image import category_rows, disagreement_rows
+from groundup.study.compare import Comparison, compare_samples
+from groundup.study.curves import (
+    crossover_row,
+    curve_rows,
+    data_size_row,
+    endpoint_rows,
+    overfitting_rows,
+)
+from groundup.study.errors_by_arm import error_rows
+from groundup.study.ground_truth import scored_document
+from groundup.study.points import (
+    Place,
+    base_place,
+    done_runs,
+    lengths_beside,
+    name_of,
+    place_by_convergence,
+    place_by_samples,
+    points_of,
+    runs_at,
+)
+from groundup.study.results import StudyResults
+from groundup.study.samples import Samples
 
 ANSWER = "answer.json"
 """The answer in a study's folder."""
@@ -105,3 +135,182 @@ def read_answer(folder: Path) -> Answer:
         CheckpointError: missing, damaged or of another version.
     """
     return Answer.from_json(read_json(folder / ANSWER))
+
+
+def answer_study(results: StudyResults) -> Answer:
+    """Everything that can be said of the study as far as it has come; what cannot is in the notes."""
+    question = results.question
+    samples = Samples(question)
+    notes = notes_on_runs(results)
+    kinds = samples.kinds(results.runs)
+    main: Kind = "bbox"
+    comparisons = compare_everywhere(results, samples, kinds, notes)
+    place = place_of(results, samples, main)
+    primary = compare_at(results, samples, place, main)
+    notes += [*place.notes, *missing_runs(results, place)]
+    if primary is not None:
+        notes += [note for note in primary.notes if note not in notes]
+    shown = done_runs(results, question.candidate, place.candidate)
+    document = scored_document(results, shown[0], notes) if shown else None
+    answer = Answer(
+        question=plain(question),
+        sentence=sentence_of(results, place, primary),
+        provisional=primary is None or primary.verdict.provisional or bool(missing_runs(results, place)),
+        primary=None if primary is None else primary_json(primary),
+        notes=[],
+        point=place.candidate,
+        reference_point=place.reference,
+        differences=difference_rows(results, place),
+        comparisons=comparisons,
+        curves=curve_rows(results, samples, kinds or [main]),
+        crossover=crossover_row(results, samples, place, main, notes),
+        data_size=data_size_row(results, samples, place, main, notes),
+        endpoints=endpoint_rows(results, samples, kinds),
+        errors=[] if document is None else error_rows(results, place, document, notes),
+        categories=category_rows(results, samples, place, main, notes),
+        disagreements=[] if document is None else disagreement_rows(results, samples, place, main, document),
+        overfitting=overfitting_rows(results, main),
+        bill=study_bill(results, place, notes),
+        decide=decide_lines(results, primary, place),
+        commands=list(results.commands),
+    )
+    return replace(answer, notes=list(dict.fromkeys([*notes, *samples.problems])))
+
+
+def place_of(results: StudyResults, samples: Samples, kind: Kind) -> Place:
+    """Where the arms stand in the primary comparison by the question's rule."""
+    base = base_place(results)
+    if base.missing is not None or results.question.rule == "iterations":
+        return base
+    if results.question.rule == "samples":
+        return place_by_samples(results, base)
+    ends = []
+    for arm in (results.question.candidate, results.question.reference):
+        known = {}
+        for point in lengths_beside(results, arm, base.candidate):
+            sample = samples.at_end(done_runs(results, arm, point), kind).get(results.question.endpoint)
+            if sample is not None and np.isfinite(sample.points).all():
+                known[name_of(point)] = float(sample.points.mean())
+        ends.append(known)
+    return place_by_convergence(results, base, ends)
+
+
+def compare_at(results: StudyResults, samples: Samples, place: Place, kind: Kind) -> Comparison | None:
+    """The comparison at a place; None where an arm has no run done there, or the endpoint is undefined."""
+    if place.missing is not None:
+        return None
+    question = results.question
+    first = samples.at_end(done_runs(results, question.candidate, place.candidate), kind)
+    second = samples.at_end(done_runs(results, question.reference, place.reference), kind)
+    if question.endpoint not in first or question.endpoint not in second:
+        return None
+    try:
+        return compare_samples(question, first, second, num_images=samples.num_images[kind])
+    except UsageError as error:
+        samples.note(f"{kind} at {name_of(place.candidate) or 'the only point'}: {error}")
+        return None
+
+
+def compare_everywhere(
+    results: StudyResults, samples: Samples, kinds: Sequence[Kind], notes: list[str]
+) -> list[Row]:
+    """The comparison at every point at which both arms have a run done, of every kind."""
+    rows = []
+    for kind in kinds:
+        for point in points_of(results):
+            found = compare_at(results, samples, Place(candidate=point, reference=point), kind)
+            if found is not None:
+                rows.append({"point": point, "kind": kind, "comparison": found.to_json()})
+    if len(rows) > 1:
+        notes.append(
+            "only the primary comparison was set down before training; the verdicts at other points "
+            "and of masks are secondary and not corrected for being many"
+        )
+    return rows
+
+
+def primary_json(comparison: Comparison) -> Row:
+    """The primary comparison with what is read most at its top."""
+    verdict = comparison.verdict
+    return {
+        **comparison.to_json(),
+        "kind": verdict.kind,
+        "delta": verdict.delta,
+        "interval": list(verdict.interval),
+        "margin": verdict.margin,
+        "alpha": verdict.alpha,
+        "endpoint": comparison.question.endpoint,
+    }
+
+
+def sentence_of(results: StudyResults, place: Place, primary: Comparison | None) -> str:
+    """The verdict in words, or what is missing for one."""
+    if primary is not None:
+        return primary.verdict.sentence
+    if place.missing is not None:
+        return f"No answer yet: {place.missing}."
+    lacking = missing_runs(results, place)
+    if lacking:
+        return f"No answer yet: {'; '.join(lacking)}."
+    return "No answer yet: the runs are done but their evaluations cannot be compared (see the notes)."
+
+
+def missing_runs(results: StudyResults, place: Place) -> list[str]:
+    """What is missing at the primary comparison's place, arm by arm, with seeds and reasons."""
+    question = results.question
+    lines = []
+    for arm, point in ((question.candidate, place.candidate), (question.reference, place.reference)):
+        runs = runs_at(results, arm, point)
+        done = done_runs(results, arm, point)
+        lacking = [f"seed {run.seed} {STATES[run.state]}" for run in runs if run not in done]
+        if lacking or not runs:
+            text = ", ".join(lacking) if lacking else "not planned here"
+            lines.append(f"{arm} has {len(done)} of {len(runs)} runs done ({text})")
+    return lines
+
+
+STATES = {
+    "missing": "not begun",
+    "partial": "not ended",
+    "failed": "failed",
+    "done": "done, but not evaluated at its end",
+}
+"""States of runs in words."""
+
+
+def notes_on_runs(results: StudyResults) -> list[str]:
+    """Failures by name, and how far the study is."""
+    notes = []
+    done = sum(run.state == "done" for run in results.runs)
+    if done < len(results.runs):
+        notes.append(f"{done} of {len(results.runs)} runs are done; all that follows is of these")
+    notes += [f"{run.key} failed: {run.failure}" for run in results.runs if run.state == "failed"]
+    for name, made in results.pretraining.items():
+        if made.state != "done":
+            notes.append(f"pre-training '{name}' is {STATES[made.state]}")
+    return notes
+
+
+def difference_rows(results: StudyResults, place: Place) -> list[Row]:
+    """Every leaf in which the arms' recipes differ at the compared point; seeds are no difference."""
+    recipes = {}
+    for arm in results.study.arms:
+        point = place.candidate if arm == results.question.candidate else place.reference
+        runs = runs_at(results, arm, point)
+        if runs and results.recipes.get(runs[0].key):
+            recipes[arm] = {k: v for k, v in results.recipes[runs[0].key].items() if k != "seed"}
+    if len(recipes) < 2:
+        return []
+    found = differences(list(recipes.values()))
+    return [
+        {"path": path, "values": dict(zip(recipes, values, strict=True))} for path, values in found.items()
+    ]
+
+
+def decide_lines(results: StudyResults, primary: Comparison | None, place: Place) -> list[str]:
+    """What would decide: the runs that are missing, then what the verdict says of seeds and images."""
+    lines = [f"carry out what is missing: {line}" for line in missing_runs(results, place)]
+    if primary is not None and primary.verdict.need is not None:
+        known = not primary.difference.image_only
+        lines.append(primary.verdict.need.sentence(primary.num_images, known))
+    return lines

@@ -225,6 +225,23 @@ def compare_arms(
     wanted = [e for e in (question.endpoint, *question.secondary) if ENDPOINTS[e][0] in tables[0].areas]
     first = bootstrap_endpoints(candidate, weights, wanted, num_threads=num_threads)
     second = bootstrap_endpoints(reference, weights, wanted, num_threads=num_threads)
+    return compare_samples(question, first, second, num_images=tables[0].num_images)
+
+
+def compare_samples(
+    question: Question,
+    first: dict[Endpoint, EndpointSample],
+    second: dict[Endpoint, EndpointSample],
+    *,
+    num_images: int,
+) -> Comparison:
+    """Judge the question from the arms' endpoints, bootstrapped with the same weights of the images.
+
+    Raises:
+        UsageError: a primary endpoint that is undefined.
+    """
+    if question.endpoint not in first:
+        raise UsageError(f"{question.endpoint} is not among {', '.join(first)}; choose another endpoint")
     difference = measure_difference(first[question.endpoint], second[question.endpoint])
     verdict = judge(
         difference,
@@ -233,12 +250,12 @@ def compare_arms(
         candidate=question.candidate,
         reference=question.reference,
         endpoint=question.endpoint,
-        num_images=tables[0].num_images,
+        num_images=num_images,
     )
     secondary = judge_secondary(question, first, second)
     return Comparison(
         question=question,
-        num_images=tables[0].num_images,
+        num_images=num_images,
         difference=difference,
         verdict=verdict,
         secondary=secondary,

@@ -50,6 +50,8 @@ class PlannedRun:
     """Images of that trunk, trained once for both."""
     own_images: int
     """Images of its own: the total without the trunk."""
+    num_train: int
+    """Photographs of its training set, the share that it uses; 0 where the plan does not say."""
     recipe: dict[str, Any]
     """Plain resolved recipe."""
 
@@ -94,8 +96,8 @@ class RunResult:
     exposure: Exposure | None
     """Its bill so far as if it had been trained straight; None where nothing is logged."""
     trunk_exposure: Exposure
-    """The part of that bill that its trunk's run paid; nothing where it shares none. Read off the log,
-    on the straight line between two records, so exact to less than a record's distance."""
+    """The part of that bill that its trunk's run paid, by the log's record of branching; nothing where it
+    took over none. On the straight line between two records, so exact to less than their distance."""
     environment: dict[str, Any]
     """Versions and machine."""
     dropped: dict[str, int]
@@ -212,6 +214,7 @@ def planned_runs(plan: Mapping[str, Any]) -> Iterator[PlannedRun]:
                 parent=entry.get("parent"),
                 branch_images=branch,
                 own_images=int(entry.get("own_images", total - branch)),
+                num_train=int(entry.get("num_train", 0)),
                 recipe=dict(entry.get("recipe", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -227,8 +230,7 @@ def read_run(folder: Path, planned: PlannedRun) -> RunResult:
     state, failure = state_of(folder)
     curve = curve_of(folder, records)
     start = next((r for r in records if r["kind"] == "start"), {})
-    exposure = exposure_of_run(folder, records)
-    trunk = trunk_exposure(records, planned.branch_images) if exposure is not None else Exposure()
+    branch = max((int(r["images_seen"]) for r in records if r["kind"] == "branch"), default=0)
     return RunResult(
         key=planned.key,
         arm=planned.arm,
@@ -243,11 +245,11 @@ def read_run(folder: Path, planned: PlannedRun) -> RunResult:
         own_images=planned.own_images,
         parent=planned.parent,
         branch_images=planned.branch_images,
-        num_train_images=int(start.get("num_images", 0)),
+        num_train_images=int(start.get("num_images", planned.num_train)),
         curve=curve,
         losses=tuple((int(r["images_seen"]), float(r["loss"])) for r in records if r["kind"] == "train"),
-        exposure=exposure,
-        trunk_exposure=trunk,
+        exposure=exposure_of_run(folder, records),
+        trunk_exposure=trunk_exposure(records, branch),
         environment=dict(record.get("environment", {})),
         dropped={str(rule): int(count) for rule, count in record.get("dropped", {}).items()},
         command=tuple(str(word) for word in record.get("command", ())),

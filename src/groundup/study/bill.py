@@ -1,0 +1,137 @@
+"""What a study cost: each arm's training with the making of its start, and all that was run, once.
+
+A quantity that is not known is None; a sum with a part that is not known is None, never too small.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from groundup.metrics.exposure import Exposure
+from groundup.study.points import Place, Point, done_runs, lengths_beside, starts_from_nothing
+from groundup.study.results import RunResult, StudyResults
+from groundup.study.study import pretraining_of
+
+QUANTITIES = ("images", "instances", "pixels", "flops", "seconds")
+"""What is billed, in this order."""
+SEARCH = "search"
+"""Folder of a study's searches, whose bill stands in their bill.json."""
+
+Row = dict[str, Any]
+Cost = dict[str, float | None]
+"""Value of each quantity; None where it is not known."""
+
+
+def study_bill(results: StudyResults, place: Place, notes: list[str]) -> Row:
+    """The bill of the answer: a row for each arm, the study's total, and what sharing trunks saved."""
+    rows = []
+    for arm in results.study.arms:
+        point = place.candidate if arm == results.question.candidate else place.reference
+        rows.append(arm_row(results, arm, point, notes))
+    return {
+        "rows": rows,
+        "study_total": study_total(results),
+        "sharing": sharing(results.runs),
+    }
+
+
+def arm_row(results: StudyResults, arm: str, point: Point, notes: list[str]) -> Row:
+    """One training of the arm, the mean over its seeds, and the making of its start.
+
+    Where it is not done at the point, its longest schedule that is done stands for it.
+    """
+    runs = done_runs(results, arm, point)
+    if not runs:
+        others = [p for p in lengths_beside(results, arm, point) if done_runs(results, arm, p)]
+        if others:
+            point, runs = others[-1], done_runs(results, arm, others[-1])
+            notes.append(
+                f"bill: {arm} is not done at the primary comparison's point; a shorter one is billed"
+            )
+    own = mean_cost([run.exposure for run in runs if run.exposure is not None])
+    made = cost_of_start(results, arm)
+    uses = int(made["downstream_uses"]) if made else 1
+    return {
+        "arm": arm,
+        "point": point,
+        **own,
+        "num_runs": len(runs),
+        "pretraining": made,
+        "total": added(own, made),
+        "total_amortised": added(own, made, share=1 / uses),
+        "downstream_uses": uses,
+    }
+
+
+def cost_of_start(results: StudyResults, arm: str) -> Row | None:
+    """What the arm's start cost, with how that is known; None from scratch."""
+    if starts_from_nothing(results, arm):
+        return None
+    price = results.study.prices.get(arm)
+    made = pretraining_of(results.study, arm)
+    if made is not None:
+        uses = price.downstream_uses if price else 1
+        exposure = results.pretraining[made].exposure
+        if exposure is None:
+            missing = f"pre-training '{made}' of this study, not begun"
+            return {**cost_of(None), "kind": "unknown", "source": missing, "downstream_uses": uses}
+        state = results.pretraining[made].state
+        source = f"pre-training '{made}' of this study" + ("" if state == "done" else ", not ended yet")
+        return {**cost_of(exposure), "kind": "measured", "source": source, "downstream_uses": uses}
+    if price is None:
+        return {**cost_of(None), "kind": "unknown", "source": "no price is given", "downstream_uses": 1}
+    values = {name: getattr(price, name) for name in QUANTITIES}
+    return {
+        **values,
+        "kind": price.kind,
+        "source": price.source,
+        "downstream_uses": price.downstream_uses,
+    }
+
+
+def cost_of(exposure: Exposure | None) -> Cost:
+    """A bill as quantities."""
+    return {name: None if exposure is None else float(getattr(exposure, name)) for name in QUANTITIES}
+
+
+def mean_cost(bills: Sequence[Exposure]) -> Cost:
+    """The mean of several bills; not known without any."""
+    if not bills:
+        return cost_of(None)
+    return {name: sum(float(getattr(one, name)) for one in bills) / len(bills) for name in QUANTITIES}
+
+
+def added(own: Cost, made: Row | None, share: float = 1.0) -> Cost:
+    """Training and a share of the start's making; not known where either is not."""
+    total: Cost = {}
+    for name in QUANTITIES:
+        training, start = own[name], 0.0 if made is None else made[name]
+        total[name] = None if training is None or start is None else training + share * start
+    return total
+
+
+def study_total(results: StudyResults) -> Row:
+    """All that was run in this study so far, trunks once; weights made elsewhere are not in it."""
+    total = sum((own_exposure(run) for run in results.runs), Exposure())
+    for pretraining in results.pretraining.values():
+        total = total + (pretraining.exposure or Exposure())
+    return {**cost_of(total), "num_runs": sum(run.state == "done" for run in results.runs)}
+
+
+def own_exposure(run: RunResult) -> Exposure:
+    """What a run added: its bill without the trunk that another run paid."""
+    if run.exposure is None:
+        return Exposure()
+    trunk = run.trunk_exposure
+    return Exposure(
+        images=run.exposure.images - trunk.images,
+        instances=run.exposure.instances - trunk.instances,
+        pixels=run.exposure.pixels - trunk.pixels,
+        flops=run.exposure.flops - trunk.flops,
+        seconds=run.exposure.seconds - trunk.seconds,
+    )
+
+
+def sharing(runs: Sequence[RunResult]) -> Row:
+    """Images of the whole plan with and without shared trunks, and how many times fewer they are."""
+    run, unshared = sum(one.own_images for one in runs), sum(one.total_images for one in runs)
+    return {"images_run": run, "images_unshared": unshared, "factor": unshared / run if run else 1.0}
