@@ -342,7 +342,7 @@ def refuse_dropping(index: Index, max_dropped_ratio: float) -> None:
         raise DataError(
             f"{index.annotations}: {total} of {index.num_instances} annotations would be dropped ({rules}), "
             f"more than {max_dropped_ratio:.2%}; run `groundup data check` for the list, "
-            "mend them, or allow more with max_dropped_ratio"
+            "mend them, or allow more with data.max_dropped_ratio"
         )
 
 

@@ -192,7 +192,7 @@ def check_header(path: Path, header: Header, policy: ImagePolicy) -> None:
     height, width = header.size
     if header.num_pixels > policy.max_pixels:
         raise DataError(
-            f"{path}: {width} x {height} pixels are more than images.max_pixels={policy.max_pixels}; "
+            f"{path}: {width} x {height} pixels are more than data.policy.max_pixels={policy.max_pixels}; "
             "scale the picture down, or raise the limit if it is what it says"
         )
     if header.is_animated and policy.animated == "error":

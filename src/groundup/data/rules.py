@@ -73,7 +73,7 @@ RULES: dict[str, Rule] = {
     "image-without-instances": Rule("F", "note", "left out in training, kept in evaluation"),
     "class-not-in-train": Rule("F", "error", "never trained, it scores 0: add it there or remove it here"),
     "split-overlap": Rule("F", "error", "take the photograph out of one of the two splits"),
-    "dropped-too-many": Rule("F", "error", "mend what is dropped, or allow more with max_dropped_ratio"),
+    "dropped-too-many": Rule("F", "error", "mend what is dropped, or allow more with data.max_dropped_ratio"),
     # Boxes.
     "box-type": Rule("D", "error", "bbox is [x, y, width, height] in numbers"),
     "box-not-finite": Rule("D", "error", "give finite pixels, or remove the annotation"),

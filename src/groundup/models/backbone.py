@@ -3,7 +3,8 @@
 Every batch and group norm of the timm model is replaced by ours; its place, its name, its eps and the
 activation fused into it stay, so timm's weights load by name. Dropout and stochastic depth are off. In
 ResNet bottlenecks the stride is on the 3x3 convolution (timm's and torchvision's way; Detectron's
-`STRIDE_1X1: False`, paper.md 1.1).
+`STRIDE_1X1: False`, paper.md 1.1). timm is imported when a network is built: reading a recipe needs none of
+its seconds.
 
 Legend:
     B  images      H, W  height and width of the padded batch
@@ -12,10 +13,8 @@ Legend:
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from groundup.config import Options, did_you_mean
@@ -125,6 +124,8 @@ def build_timm_classifier(name: str, norm: NormKind) -> nn.Module:
     Raises:
         UsageError: timm has no such model.
     """
+    import timm
+
     check_name(name)
     network: nn.Module = timm.create_model(name)
     substitute_norms(network, norm)
@@ -138,6 +139,8 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: with the nearest known name.
     """
+    import timm
+
     if not timm.is_model(name):
         raise UsageError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}")
 
@@ -148,6 +151,8 @@ def create_features(name: str) -> nn.Module:
     Raises:
         UsageError: no such model, or no such features.
     """
+    import timm
+
     check_name(name)
     try:
         with torch.device("meta"):  # costs neither time nor memory
@@ -233,6 +238,8 @@ def substitute_norms(model: nn.Module, kind: NormKind) -> int:
 
 def switch_off_dropout(model: nn.Module) -> None:
     """Set the rate of every dropout and stochastic depth to zero: detectors train without."""
+    from timm.layers.drop import DropPath
+
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from huggingface_hub import constants as hub_constants
 from torch import Tensor
 
@@ -140,6 +138,8 @@ def local_file(reference: str) -> Path:
     if path.is_dir():
         return newest_model(path)
     if not path.is_file():
+        import timm
+
         known = timm.is_model(reference)
         hint = (
             f"did you mean 'timm:{reference}'?" if known else "give a path, timm:NAME or torchvision:WEIGHTS"
@@ -184,6 +184,8 @@ def checked(weights: Weights) -> Weights:
 
 def from_timm(name: str) -> Weights:
     """Pre-trained weights by timm's name, `resnet50` or `resnet50.a1_in1k`, fetched if need be."""
+    import timm
+
     facts = timm_facts(name)
     with fetching(f"timm:{name}"):
         state = timm.create_model(name, pretrained=True).state_dict()
@@ -204,6 +206,8 @@ def timm_facts(name: str) -> Facts:
     Raises:
         UsageError: timm has no such weights.
     """
+    import timm
+
     try:
         known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:
@@ -238,7 +242,8 @@ def torchvision_weights(name: str) -> Any:
     Raises:
         UsageError: unknown, or a model's name where there are several weights: which is not ours to say.
     """
-    models = torchvision.models
+    from torchvision import models
+
     try:
         if "." in name:
             return models.get_weight(name)

@@ -1,11 +1,12 @@
 """Regions of interest: NMS and RoIAlign. The one door to `torchvision.ops`.
 
+It is imported when it is needed: it takes seconds, and reading a recipe needs none of it.
+
 Legend:
     B  images     C  channels     H, W  a map's size     N  boxes or RoIs     S  RoIAlign's resolution
 """
 
 import torch
-import torchvision.ops
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,6 +31,8 @@ def nms(
         groups: boxes of different groups do not suppress one another.
         threshold: IoU above which the lower score goes.
     """
+    import torchvision.ops
+
     if boxes.is_cuda:
         # All groups in one kernel, moved apart; in float64, for the shifts would cost float32 its precision.
         distance = boxes.max().double() + 1 if len(boxes) else 0.0
@@ -103,6 +106,8 @@ def roi_align(
 
     Source: Mask R-CNN (He et al., 2017), section 3.
     """
+    import torchvision.ops
+
     # Boxes stay float32: half precision would move corners by a pixel on a large image.
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
     pooled: Tensor = torchvision.ops.roi_align(features, rois, size, scale, sampling_ratio, is_aligned)
