@@ -112,19 +112,24 @@ def bill_text(row: Row, name: str, unit: str) -> str:
     return large_text(known_total(row, name), unit)
 
 
+def error_name(error: str) -> str:
+    """A kind of error as figures and tables call it."""
+    return error[:1].upper() + error[1:]
+
+
 def draw_errors(width: float, rows: Sequence[Row], *, palette: Palette) -> Drawing:
     """AP50 points that each kind of error costs, by arm."""
     arms = [arm for arm in palette.arms if any(row["arm"] == arm for row in rows)]
-    kinds = list(dict.fromkeys((row["error"], row.get("name") or row["error"]) for row in rows))
+    kinds = {row["error"]: error_name(row["error"]) for row in rows}
     drawing = Drawing(width=width, height=0.0)
     is_narrow = width < NARROW
     y = draw_legend(drawing, palette, arms, x=0, y=10) + 2
-    longest = max((text_width(name) for _, name in kinds), default=0.0)
+    longest = max((text_width(name) for name in kinds.values()), default=0.0)
     left = 0.0 if is_narrow else min(longest + 12, NAME_SHARE * width)
     most = max((float(row["dAP"]) for row in rows if is_number(row["dAP"])), default=0.0)
     scale = Scale(0.0, most or 1.0, left, width - 44)
     pitch = 13.0
-    for kind, name in kinds:
+    for kind, name in kinds.items():
         if is_narrow:
             drawing.text(0, y + 4, name, size=SMALL)
             y += 14

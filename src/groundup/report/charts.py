@@ -156,7 +156,7 @@ def draw_crossover(drawing: Drawing, crossover: Row, x: Scale, top: float, foot:
     text = f"caught up: {count_text(float(point or 0))}"
     is_right = place > (x.start + x.end) / 2
     drawing.text(
-        place + (-7 if is_right else 7), top + 8, text, anchor="end" if is_right else "start", size=SMALL
+        place + (-7 if is_right else 7), foot - 18, text, anchor="end" if is_right else "start", size=SMALL
     )
 
 
@@ -207,7 +207,7 @@ def draw_endpoint(drawing: Drawing, row: Row, scale: Scale, y: float, palette: P
 
 
 def draw_data_sizes(width: float, data_size: Row, *, palette: Palette, title: str) -> Drawing:
-    """AP over the number of training photographs, a logarithmic axis, with what pre-training is worth."""
+    """AP over the size of the training set, a logarithmic axis, with what pre-training is worth."""
     arms = [arm for arm in palette.arms if arm in data_size["arms"]]
     sizes = [float(size) for size in data_size["sizes"]]
     drawing = Drawing(width=width, height=0.0)
@@ -225,7 +225,7 @@ def draw_data_sizes(width: float, data_size: Row, *, palette: Palette, title: st
     draw_horizontal_grid(drawing, y, left, right, 5, tick_text)
     drawing.line([(left, foot), (right, foot)], "soft", weight=1)
     draw_vertical_axis_marks(drawing, x, foot, foot + 2, sizes, short_count, grid=False)
-    drawing.text(right, foot + 30, "training photographs", anchor="end", tone="soft", size=SMALL)
+    drawing.text(right, foot + 30, "images in the training set", anchor="end", tone="soft", size=SMALL)
     ends = []
     for arm, part in zip(arms, parts, strict=True):
         tone = palette.tone(arm)
@@ -235,7 +235,7 @@ def draw_data_sizes(width: float, data_size: Row, *, palette: Palette, title: st
         points = known_points(sizes, part["mean"])
         drawing.line([(x(a), y(b)) for a, b in points], tone, weight=2.25)
         for size, ap in points:
-            label = f"{arm}: {points_text(ap)} AP with {count_text(size)} photographs"
+            label = f"{arm}: {points_text(ap)} AP with {count_text(size)} images"
             drawing.dot(x(size), y(ap), tone, shape=palette.shape(arm), title=label)
         if points:
             ends.append((y(points[-1][1]), points_text(points[-1][1]), tone))
@@ -262,4 +262,4 @@ def draw_worth(drawing: Drawing, data_size: Row, x: Scale, y: Scale, palette: Pa
     drawing.line([(start, y(height)), (end, y(height))], "ink", weight=1.25, dashed=True)
     drawing.line([(end - 6, y(height) - 4), (end, y(height)), (end - 6, y(height) + 4)], "ink", weight=1.25)
     text = cut_text(f"worth {float(factor or 0):.2g} times the data", drawing.width - start)
-    drawing.text((start + end) / 2, y(height) - 11, text, anchor="middle", size=SMALL)
+    drawing.text((start + end) / 2, y(height) + 12, text, anchor="middle", size=SMALL)

@@ -1,17 +1,15 @@
-"""Figures as lists of marks, written as SVG for the page, SVG for a file, and PDF.
+"""Figures as lists of marks, which `svg` and `pdf` write.
 
 A chart is text: the same marks take their colours from the page's stylesheet when they stand in it
 (light and dark), and carry colours of their own in a file. Lengths are in pixels of the page, y downwards.
 """
 
-import io
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from groundup.report.wording import neutral
 
@@ -205,99 +203,8 @@ def cut_text(text: str, width: float, size: float = TEXT_SIZE) -> str:
     return shown.rstrip() + "\u2026"
 
 
-# ---------------------------------------------------------------------------------------------------- SVG
-
 Paint: TypeAlias = Callable[[Mark], Markup]
 """The attributes that give a mark its colours."""
-
-
-def inline_svg(drawing: Drawing, label: str, kind: str = "") -> Markup:
-    """The figure for the page: its colours are classes, `kind` one more class of the whole."""
-    head = Markup(
-        '<svg class="figure {}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">'
-    ).format(
-        kind,
-        shown(drawing.width),
-        shown(drawing.height),
-        shown(drawing.width),
-        shown(drawing.height),
-        neutral(label),
-    )
-    return head + Markup("").join(svg_mark(mark, class_paint) for mark in drawing.marks) + Markup("</svg>")
-
-
-def file_svg(drawing: Drawing, label: str) -> str:
-    """The figure for a file: on paper, with colours of its own."""
-    head = Markup(
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" height="{}" role="img" '
-        'font-family="{}">\n<title>{}</title>\n'
-    ).format(
-        shown(drawing.width),
-        shown(drawing.height),
-        shown(drawing.width),
-        shown(drawing.height),
-        FONT,
-        neutral(label),
-    )
-    back = Markup('<rect width="100%" height="100%" fill="{}"/>\n').format(LIGHT["paper"])
-    marks = Markup("\n").join(svg_mark(mark, colour_paint) for mark in drawing.marks)
-    return str(head + back + marks + Markup("\n</svg>\n"))
-
-
-def shown(value: float) -> str:
-    """A length with at most a hundredth, no trailing zeros, never -0."""
-    return f"{round(value, 2) + 0.0:g}"
-
-
-def class_paint(mark: Mark) -> Markup:
-    """Colours by class."""
-    names = [mark.kind if mark.kind in {"text", "line"} or not (mark.weight or mark.hollow) else "outline"]
-    return Markup(' class="{} {}"').format(" ".join(names), mark.tone)
-
-
-def colour_paint(mark: Mark) -> Markup:
-    """Colours by attribute."""
-    colour = LIGHT[mark.tone]
-    if mark.kind == "line":
-        return Markup(' fill="none" stroke="{}" stroke-linejoin="round" stroke-linecap="round"').format(
-            colour
-        )
-    if mark.weight or mark.hollow:
-        fill = LIGHT["paper"] if mark.hollow else "none"
-        return Markup(' fill="{}" stroke="{}"').format(fill, colour)
-    return Markup(' fill="{}"').format(colour)
-
-
-def svg_mark(mark: Mark, paint: Paint) -> Markup:
-    """One element."""
-    look = paint(mark)
-    if mark.opacity < 1:
-        look += Markup(' opacity="{}"').format(shown(mark.opacity))
-    if mark.weight or mark.hollow:
-        look += Markup(' stroke-width="{}"').format(shown(mark.weight or 1.75))
-    if mark.dashed:
-        look += Markup(' stroke-dasharray="4 3"')
-    if mark.kind == "text":
-        ((x, y),) = mark.points
-        return Markup('<text x="{}" y="{}" font-size="{}"{}{}{}>{}</text>').format(
-            shown(x),
-            shown(y + LINE_SHIFT * mark.size),
-            shown(mark.size),
-            "" if mark.anchor == "start" else Markup(' text-anchor="{}"').format(mark.anchor),
-            Markup(' font-weight="600"') if mark.bold else "",
-            look,
-            mark.text,
-        )
-    title = Markup("<title>{}</title>").format(neutral(mark.title)) if mark.title else Markup()
-    if mark.kind == "dot" and mark.shape == "circle":
-        ((x, y),) = mark.points
-        return Markup('<circle cx="{}" cy="{}" r="{}"{}>{}</circle>').format(
-            shown(x), shown(y), shown(mark.size), look, title
-        )
-    corners = mark.points if mark.kind != "dot" else outline_of(mark)
-    path = "M" + "L".join(f"{shown(x)} {shown(y)}" for x, y in corners) + ("" if mark.kind == "line" else "Z")
-    return Markup('<path d="{}"{}>{}</path>').format(path, look, title)
 
 
 def outline_of(mark: Mark) -> tuple[Point, ...]:
@@ -310,113 +217,3 @@ def outline_of(mark: Mark) -> tuple[Point, ...]:
     if mark.shape == "triangle":
         return ((x, y - 1.3 * r), (x + 1.2 * r, y + 0.85 * r), (x - 1.2 * r, y + 0.85 * r))
     return ((x, y - 1.3 * r), (x + 1.3 * r, y), (x, y + 1.3 * r), (x - 1.3 * r, y))
-
-
-# ---------------------------------------------------------------------------------------------------- PDF
-
-
-def file_pdf(drawing: Drawing, label: str) -> bytes:
-    """The figure as PDF, a pixel to a point; equal figures give equal bytes.
-
-    Text is never read as a formula. A letter that the font lacks is drawn as an empty box.
-    """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.figure import Figure
-
-    buffer = io.BytesIO()
-    with mpl.rc_context({"font.family": PDF_FONTS, "pdf.fonttype": 3, "text.usetex": False}):
-        size = drawing.width / POINTS_PER_INCH, drawing.height / POINTS_PER_INCH
-        figure = Figure(figsize=size, dpi=POINTS_PER_INCH, facecolor=LIGHT["paper"])
-        for order, mark in enumerate(drawing.marks):
-            for artist in pdf_artists(mark, drawing.height, figure.dpi_scale_trans):
-                artist.set_zorder(order)
-                figure.add_artist(artist)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            metadata = {
-                "Title": neutral(label),
-                "CreationDate": None,
-                "Producer": None,
-                "Creator": "groundup",
-            }
-            FigureCanvasPdf(figure).print_pdf(buffer, metadata=metadata)
-    return buffer.getvalue()
-
-
-def pdf_artists(mark: Mark, height: float, transform: Any) -> list[Any]:
-    """What matplotlib draws for a mark."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Circle, Polygon
-    from matplotlib.text import Text
-
-    def place(point: Point) -> Point:
-        return point[0] / POINTS_PER_INCH, (height - point[1]) / POINTS_PER_INCH
-
-    common: dict[str, Any] = {"alpha": mark.opacity, "transform": transform}
-    colour = LIGHT[mark.tone]
-    if mark.kind == "text":
-        x, y = place((mark.points[0][0], mark.points[0][1] + LINE_SHIFT * mark.size))
-        where = {"start": "left", "middle": "center", "end": "right"}[mark.anchor]
-        return [
-            Text(
-                x,
-                y,
-                mark.text,
-                color=colour,
-                fontsize=mark.size,
-                ha=where,
-                va="baseline",
-                fontweight="bold" if mark.bold else "normal",
-                parse_math=False,
-                **common,
-            )
-        ]
-    points = [place(p) for p in (outline_of(mark) if mark.kind == "dot" else mark.points)]
-    dashes = (0, (4 / max(mark.weight, 1), 3 / max(mark.weight, 1))) if mark.dashed else "solid"
-    if mark.kind == "line":
-        xs, ys = [x for x, _ in points], [y for _, y in points]
-        return [
-            Line2D(
-                xs,
-                ys,
-                color=colour,
-                linewidth=mark.weight,
-                linestyle=dashes,
-                solid_capstyle="round",
-                **common,
-            )
-        ]
-    outline = bool(mark.weight or mark.hollow)
-    common |= {
-        "facecolor": (LIGHT["paper"] if mark.hollow else "none") if outline else colour,
-        "edgecolor": colour if outline else "none",
-        "linewidth": (mark.weight or 1.75) if outline else 0,
-        "linestyle": dashes,
-    }
-    if mark.kind == "dot" and mark.shape == "circle":
-        return [Circle(place(mark.points[0]), mark.size / POINTS_PER_INCH, **common)]
-    return [Polygon(points, closed=True, **common)]
-
-
-def stylesheet() -> str:
-    """The tones as CSS variables, light and dark, and the classes of marks that use them."""
-
-    def variables(theme: dict[Tone, str]) -> str:
-        return "".join(f"--{tone}:{colour};" for tone, colour in theme.items())
-
-    tones = "".join(f".{tone}{{--tone:var(--{tone})}}" for tone in LIGHT)
-    return (
-        f":root{{{variables(LIGHT)}}}"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}"
-        f"{tones}"
-        ".figure .line{fill:none;stroke:var(--tone);stroke-linejoin:round;stroke-linecap:round}"
-        ".figure .area,.figure .dot,.figure .text{fill:var(--tone)}"
-        ".figure .outline{fill:none;stroke:var(--tone)}.figure circle.outline,.figure path.outline.hollow"
-        "{fill:var(--paper)}"
-    )
-
-
-def is_escaped(text: str) -> bool:
-    """Whether the text is the same after escaping; for asserts about constants."""
-    return str(escape(text)) == text

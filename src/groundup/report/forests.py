@@ -95,7 +95,6 @@ def draw_strip(
     )
     drawing.line([(side, foot), (width - side, foot)], "soft", weight=1)
     drawing.line([(scale(0), top), (scale(0), foot - 22)], "soft", weight=1, dashed=True)
-    drawing.line([(scale(0), foot - 4), (scale(0), foot)], "soft", weight=1)
     tone = ahead_tone(estimate, palette, names)
     draw_interval(drawing, scale, estimate, row, tone, radius=7.0)
     value = f"{signed(estimate.delta)}  {interval_text(estimate.low, estimate.high)}"

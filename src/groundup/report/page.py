@@ -12,22 +12,18 @@ from groundup import __version__
 from groundup.config import fingerprint, plain
 from groundup.errors import CheckpointError, UsageError
 from groundup.records import read_json, write_json, write_whole
-from groundup.report.drawing import file_pdf, file_svg, stylesheet
+from groundup.report.accounts import missing_text
+from groundup.report.accuracy import question_text, strip_figure
+from groundup.report.cells import csv_text
 from groundup.report.frame import WIDE_WIDTH
-from groundup.report.sections import (
-    Figure,
-    Material,
-    Section,
-    build_palette,
-    build_sections,
-    missing_text,
-    question_text,
-    strip_figure,
-)
-from groundup.report.tables import csv_text
+from groundup.report.parts import Figure, Material, Section, build_palette
+from groundup.report.pdf import file_pdf
+from groundup.report.sections import build_sections
+from groundup.report.svg import file_svg, stylesheet
 from groundup.report.wording import neutral, typeset
 from groundup.study.answer import ANSWER, Answer, read_answer, write_answer
-from groundup.study.results import PLAN, RUNS, StudyResults, read_study_results
+from groundup.study.results import PLAN, StudyResults, read_study_results
+from groundup.study.study import PRETRAINING, RUNS, STUDY
 
 REPORT = "report"
 """Folder of the report inside a study's folder."""
@@ -96,10 +92,10 @@ def current_answer(folder: Path, results: StudyResults) -> Answer:
 
 def newest_record(folder: Path) -> int:
     """When a record that answers are made from was last written, in nanoseconds."""
-    times = [path.stat().st_mtime_ns for path in (folder / PLAN, folder / "study.json") if path.exists()]
+    times = [path.stat().st_mtime_ns for path in (folder / PLAN, folder / STUDY) if path.exists()]
     for pattern in ("log.jsonl", "result.json", "failure.json"):
         times += [path.stat().st_mtime_ns for path in (folder / RUNS).glob(f"*/{pattern}")]
-        times += [path.stat().st_mtime_ns for path in (folder / "pretraining").glob(f"*/{pattern}")]
+        times += [path.stat().st_mtime_ns for path in (folder / PRETRAINING).glob(f"*/{pattern}")]
     return max(times, default=0)
 
 

@@ -31,7 +31,7 @@ JPEG_QUALITY = 82
 TRUTH_COLOUR: Colour = (240, 196, 25)
 """Away from the arms' colours, seen on dark and light."""
 LEAST_SCORE = 0.5
-"""Of a detection that is drawn."""
+"""Of a detection that is drawn, where the answer does not say at which score it counted."""
 MOST_PER_SIDE = 4
 """Photographs shown in each direction."""
 
@@ -133,7 +133,11 @@ def draw_trio(
         ("Truth", draw_boxes(image, truth.boxes.astype(np.float64) * scale, true_names, None, TRUTH_COLOUR))
     ]
     for arm, key in zip(names, (row["candidate_run"], row["reference_run"]), strict=True):
-        found = [one for one in reader.of(key, int(row["image_id"])) if one["score"] >= LEAST_SCORE]
+        found = [
+            one
+            for one in reader.of(key, int(row["image_id"]))
+            if one["score"] >= row.get("least_score", LEAST_SCORE)
+        ]
         boxes = np.array([corners_of(one["bbox"]) for one in found], np.float64).reshape(-1, 4) * scale
         shown = [labels.get(one["category_id"], "?") for one in found]
         scores = [float(one["score"]) for one in found]

@@ -1,19 +1,16 @@
-"""Tables of the page and their CSV files, from an answer and the runs it came from."""
+"""Tables of the page, from an answer and the runs it came from."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from groundup.report.bars import error_name
+from groundup.report.cells import Cell, Row, Table, estimate, words
 from groundup.report.charts import ENDPOINT_NAMES
 from groundup.report.wording import (
     NO_VALUE,
-    cell_text,
     count_text,
     duration_text,
     interval_text,
-    is_number,
     large_text,
     place_text,
     points_text,
@@ -23,12 +20,10 @@ from groundup.report.wording import (
 from groundup.study.answer import Answer
 from groundup.study.results import StudyResults
 
-Row = dict[str, Any]
-
 KIND_NAMES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoint"}
 STATE_NAMES = {"done": "done", "partial": "under way", "missing": "not begun", "failed": "failed"}
 MOST_OPEN_ROWS = 8
-"""A longer table of endpoints is folded: its figure shows the verdict's setting."""
+"""A longer table of every setting is folded."""
 QUANTITIES = ("images", "instances", "pixels", "flops", "seconds")
 HEADS = {
     "images": "Images",
@@ -37,70 +32,6 @@ HEADS = {
     "flops": "Compute",
     "seconds": "Time",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What stands at one place of a table."""
-
-    text: str
-    note: str = ""
-    """A second, smaller line."""
-    arm: str = ""
-    """The arm whose mark stands before the text."""
-    is_number: bool = True
-    is_strong: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table of the page, and the rows of its file."""
-
-    name: str
-    """Of its file, without the ending."""
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    records: tuple[Row, ...]
-    """Flat rows with every value in full."""
-    is_folded: bool = False
-    note: str = ""
-
-
-def words(text: str, **options: Any) -> Cell:
-    """A cell of words."""
-    return Cell(text, is_number=False, **options)
-
-
-def estimate(mean: float | None, low: float | None, high: float | None, digits: int = 1) -> Cell:
-    """A cell of AP with its interval."""
-    return Cell(points_text(mean, digits), interval_text(low, high, digits, sign=False))
-
-
-def csv_text(records: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV. Numbers in full; no text of a user becomes a formula."""
-    rows = list(records)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([cell_text(name) for name in names])
-    for row in rows:
-        writer.writerow([csv_value(row.get(name)) for name in names])
-    return buffer.getvalue()
-
-
-def csv_value(value: Any) -> Any:
-    """A value as a cell: an empty one for None."""
-    if value is None:
-        return ""
-    return value if is_number(value) else cell_text(value_in_full(value))
-
-
-def value_in_full(value: Any) -> str:
-    """The value's text, never cut."""
-    if isinstance(value, list | tuple):
-        return " ".join(value_in_full(item) for item in value)
-    return str(value)
 
 
 def differences_table(answer: Answer, arms: Sequence[str]) -> Table:
@@ -252,13 +183,13 @@ def data_sizes_table(answer: Answer, arms: Sequence[str]) -> Table:
         ends = [(p["mean"][place], p["low"][place], p["high"][place]) for p in parts]
         rows.append((words(count_text(size)), *(estimate(*end) for end in ends)))
         records += [
-            {"photographs": size, "arm": arm, "mean": mean, "low": low, "high": high}
+            {"images": size, "arm": arm, "mean": mean, "low": low, "high": high}
             for arm, (mean, low, high) in zip(shown, ends, strict=True)
         ]
     return Table(
         name="data_sizes",
-        title="AP by training photographs",
-        heads=("Photographs", *shown),
+        title="AP by size of the training set",
+        heads=("Images in the training set", *shown),
         rows=tuple(rows),
         records=tuple(records),
     )
@@ -274,7 +205,7 @@ def amount_text(name: str, value: float | None) -> str:
 def bill_table(
     answer: Answer, bills: Sequence[Row], name: str, title: str, *, is_folded: bool = False
 ) -> Table:
-    """What single trainings cost, with what they began from, and the whole study."""
+    """What single runs cost, with what they began from, and the whole study."""
     rows, records = [], []
     for row in bills:
         source = row["pretraining"]
@@ -318,16 +249,16 @@ def bill_table(
 
 def errors_table(answer: Answer, arms: Sequence[str]) -> Table:
     """What every kind of error costs, and how often it is made."""
-    kinds = list(dict.fromkeys((row["error"], row.get("name") or row["error"]) for row in answer.errors))
+    kinds = list(dict.fromkeys(row["error"] for row in answer.errors))
     shown = [arm for arm in arms if any(row["arm"] == arm for row in answer.errors)]
     rows = []
-    for kind, name in kinds:
-        cells = [words(str(name))]
+    for kind in kinds:
+        cells = [words(error_name(kind))]
         for arm in shown:
             found = [row for row in answer.errors if row["error"] == kind and row["arm"] == arm]
             cells += [
                 Cell(points_text(found[0]["dAP"]) if found else NO_VALUE),
-                Cell(count_text(found[0]["count"]) if found else NO_VALUE),
+                Cell(mean_count(found[0]["count"]) if found else NO_VALUE),
             ]
         rows.append(tuple(cells))
     return Table(
@@ -378,7 +309,8 @@ def overfitting_table(answer: Answer) -> Table:
     )
     return Table(
         name="overfitting",
-        title="Overfitting",
+        title="Loss and AP at the end, and the best AP on the way",
+        is_folded=len(rows) > MOST_OPEN_ROWS,
         heads=("Arm", "Training loss, end", "AP, end", "AP, best", "Lost since best"),
         rows=rows,
         records=tuple(
@@ -417,7 +349,7 @@ def runs_table(results: StudyResults) -> Table:
         )
     return Table(
         name="runs",
-        title="Every training",
+        title="Every run",
         heads=("Arm", "Seed", "State", "Images seen", "of a shared trunk"),
         rows=tuple(rows),
         records=tuple(records),
@@ -433,7 +365,7 @@ def dropped_table(results: StudyResults) -> Table:
             rules[rule] = max(rules.get(rule, 0), count)
     return Table(
         name="dropped",
-        title="Annotations left out",
+        title="By rule",
         heads=("Rule", "Annotations"),
         rows=tuple((words(rule), Cell(count_text(count))) for rule, count in sorted(rules.items())),
         records=tuple({"rule": rule, "annotations": count} for rule, count in sorted(rules.items())),
@@ -454,6 +386,11 @@ def environment_table(results: StudyResults) -> Table:
         rows=tuple((words(name), words(value)) for name, value in rows),
         records=tuple({"what": name, "value": value} for name, value in rows),
     )
+
+
+def mean_count(value: float) -> str:
+    """A count that is a mean over seeds: whole where it is."""
+    return count_text(value) if float(value).is_integer() else f"{value:,.1f}"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -98,8 +98,9 @@ def duration_text(seconds: float | None) -> str:
         return "unknown"
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86400:.3g} d"
+            shown = seconds / size
+            return f"{significant(shown, 2)} {unit}" if shown < 9.95 else f"{shown:.0f} {unit}"
+    return f"{significant(seconds / 86400, 2 if seconds < 9.95 * 86400 else 3)} d"
 
 
 def share_text(part: float, whole: float) -> str:
