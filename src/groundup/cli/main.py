@@ -11,7 +11,7 @@ import typer
 
 from groundup import __version__
 from groundup.allocator import keep_freed_memory
-from groundup.cli import data_commands, run_commands
+from groundup.cli import data_commands, run_commands, study_commands
 from groundup.cli.terminal import note
 from groundup.errors import EXIT_INTERRUPTED, GroundupError, UsageError
 
@@ -36,6 +36,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(study_commands.app, name="study")
 
 
 def print_version(wanted: bool) -> None:

@@ -1,0 +1,138 @@
+"""Commands about studies: list, plan, run, status, report."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundup.cli.terminal import Json, note, print_json, print_lines
+
+app = typer.Typer(help="Studies: arms compared by runs, with an answer.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML or Python file, or its folder.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a study.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the study; default studies/NAME.")]
+Processes = Annotated[int, typer.Option("--processes", min=1, help="Runs at a time.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of each run; default: the cores, shared out.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but failures.")]
+
+
+@app.command("list")
+def list_studies(
+    folder: Annotated[Path, typer.Argument(help="Folder to look in.")] = Path("studies"),
+    as_json: Json = False,
+) -> None:
+    """List the studies in a folder, with how far each is."""
+    from groundup.study.status import find_studies
+
+    found = find_studies(folder)
+    if as_json:
+        print_json([one.to_json() for one in found])
+    elif not found:
+        print_lines([f"no studies in {folder}; `groundup study run FILE.yaml` begins one"])
+    else:
+        print_lines(one.line() for one in found)
+
+
+@app.command()
+def plan(
+    study: Source,
+    out: Out = None,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Measure nothing; say no hours.")] = False,
+    processes: Processes = 1,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a study would carry out, what is shared, how long it takes, what it can show."""
+    from groundup.study.expansion import arm_differences
+    from groundup.study.forecast import Forecast, estimate_hours
+    from groundup.study.plan import build_plan
+    from groundup.study.probe import probe_plan, read_speeds
+    from groundup.study.runner import threads_each
+    from groundup.study.study import read_study, study_directory
+
+    described = read_study(study)
+    folder = folder_of(study, described.name, out)
+    built = build_plan(described, folder)
+    count = threads_each(processes, threads)
+    if no_probe:
+        speeds = read_speeds(built, folder, threads=count)
+    else:
+        speeds = probe_plan(built, folder, threads=count, note=note)
+    forecast = Forecast(
+        study=described,
+        folder=folder,
+        plan=built,
+        differences=arm_differences(described, study_directory(folder)),
+        hours=estimate_hours(built, speeds, folder, processes=processes),
+    )
+    if as_json:
+        print_json(forecast.to_json())
+    else:
+        print_lines(forecast.lines())
+
+
+@app.command()
+def run(
+    study: Source,
+    out: Out = None,
+    processes: Processes = 1,
+    threads: Threads = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit", help="Seconds after which to write checkpoints and leave with status 75."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out what is missing of a study. The same command goes on where a stopped one was."""
+    from groundup.study.runner import begin_study, run_study
+    from groundup.study.status import read_status
+    from groundup.study.study import read_study
+
+    described = read_study(study)
+    folder = folder_of(study, described.name, out)
+    begin_study(described, folder, commands=[shlex.join(["groundup", *sys.argv[1:]])])
+    outcome = run_study(folder, processes=processes, threads=threads, time_limit=time_limit, quiet=quiet)
+    print_lines(read_status(folder).lines())
+    outcome.refuse_failures()
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Show how far the runs of a study are."""
+    from groundup.study.status import read_status
+
+    found = read_status(folder)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_lines(found.lines())
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Answer a study from its runs and write the page, figures and tables."""
+    from groundup.report.page import write_report
+
+    print_lines([str(write_report(folder))])
+
+
+@app.command(hidden=True)
+def work(folder: Folder, key: Annotated[str, typer.Argument(help="Key of a run.")]) -> None:
+    """Carry out one run of a planned study in this process."""
+    from groundup.study.worker import carry_out
+
+    print_json({"run": key, **carry_out(folder, key, quiet=False)})
+
+
+def folder_of(source: str, name: str, out: Path | None) -> Path:
+    """The study's folder: the one given, the source itself where it is one, or one of its name."""
+    if out is not None:
+        return out
+    return Path(source) if Path(source).is_dir() else Path("studies") / name

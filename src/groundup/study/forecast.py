@@ -1,0 +1,227 @@
+"""What a plan says before anything starts: its tree, images, hours, what it can show. No torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup.study.compare import usual_margin
+from groundup.study.plan import LENGTHS, Plan, RunPlan
+from groundup.study.power import POWER, smallest_margin
+from groundup.study.probe import Speed
+from groundup.study.progress import read_progress
+from groundup.study.status import axis_words
+from groundup.study.study import PRETRAINING, RUNS, Study
+from groundup.study.worker import run_path
+
+ASSUMED_SEED_SD = 0.3
+"""AP points by which trainings of one arm spread, at COCO's size; smaller sets spread more. Source: the
+table of reliability in this project's design, after published repeats of COCO trainings."""
+SMALL_SEED_SD = 1.0
+"""The same on sets of hundreds of photographs. Source: spreads of Faster R-CNN on small sets in the issues of
+MMDetection and Detectron2 (about 1 to 2 AP)."""
+SMALL_SET = 1000
+"""Validation photographs below which the larger spread is assumed as well."""
+SECONDS_AN_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """Estimated time of what is left to do."""
+
+    work: float
+    """Of all runs, one after the other."""
+    wall: float
+    """With so many at a time: the work shared out, or the longest chain of runs, whichever is longer."""
+    processes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A plan with what is known about it before it starts."""
+
+    study: Study
+    folder: Path
+    plan: Plan
+    differences: Mapping[str, Sequence[Any]]
+    """Options in which the arms differ, with the value in each."""
+    hours: Hours | None
+    """None where nothing was measured."""
+
+    def lines(self) -> Iterator[str]:
+        """The forecast for reading."""
+        question = self.study.question
+        yield f"study      {self.study.name} in {self.folder}"
+        yield f"question   {question.text}"
+        yield (
+            f"           {question.candidate} against {question.reference}: {question.endpoint} on "
+            f"{self.plan.runs[0].num_val:,} images, margin {question.margin:g}, rule: {question.rule}"
+        )
+        yield "arms differ in"
+        yield from (f"  {line}" for line in difference_lines(list(self.study.arms), self.differences))
+        yield "runs"
+        yield from (f"  {line}" for line in tree_lines(self.plan, self.folder))
+        yield from total_lines(self.plan, self.folder)
+        yield from hour_lines(self.hours)
+        yield from honesty_lines(self.study, self.plan)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        hours = self.hours
+        return {
+            **self.plan.to_json(),
+            "differences": {name: list(values) for name, values in self.differences.items()},
+            "hours": None
+            if hours is None
+            else {"work": hours.work, "wall": hours.wall, "processes": hours.processes},
+            "smallest_margin": smallest_margin(ASSUMED_SEED_SD, len(self.study.seeds)),
+            "assumed_seed_sd": ASSUMED_SEED_SD,
+            "usual_margin": usual_margin(self.plan.runs[0].num_val),
+            "margin": self.study.question.margin,
+        }
+
+
+def difference_lines(arms: Sequence[str], differences: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """The computed table of differences between arms."""
+    if not differences:
+        yield "nothing (an A/A study: seeds alone)"
+    for name, values in differences.items():
+        yield f"{name}: " + ", ".join(f"{arm}={value}" for arm, value in zip(arms, values, strict=True))
+
+
+def tree_lines(plan: Plan, folder: Path) -> Iterator[str]:
+    """The plan as a tree: an arm at a point of the axes, its trunk in segments, the tails that leave it.
+
+    Seeds have the same tree, so it is drawn once and says how many there are.
+    """
+    for one in plan.pretraining:
+        progress = read_progress(run_path(folder, f"{PRETRAINING}:{one.name}"))
+        state = "" if progress.state == "missing" else f"  {progress.state}"
+        yield f"{PRETRAINING} {one.name}: 0 -> {one.total_images:,} images{state}"
+    groups: dict[tuple[str, str], list[RunPlan]] = {}
+    for run in plan.runs:
+        others = {path: value for path, value in run.point.items() if path not in LENGTHS}
+        groups.setdefault((run.arm, ", ".join(axis_words(others))), []).append(run)
+    for (arm, rest), runs in groups.items():
+        seeds = list(dict.fromkeys(run.seed for run in runs))
+        first = [run for run in runs if run.seed == seeds[0]]
+        many = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+        yield f"{arm}{', ' if rest else ''}{rest}: {many}"
+        for trunk in (run for run in first if run.parent is None):
+            same = [run for run in runs if run.point == trunk.point]
+            yield from segment_lines(plan, trunk, same, folder, begin=0, indent="  ")
+
+
+def segment_lines(
+    plan: Plan, trunk: RunPlan, same: Sequence[RunPlan], folder: Path, *, begin: int, indent: str
+) -> Iterator[str]:
+    """The trunk from an image count on: up to where the next branch leaves it, then that and the rest.
+
+    `same` are the trunk's runs with all seeds, by which it is told what is done.
+    """
+    leaving = [run for run in plan.branches_of(trunk.key) if run.branch_images > begin]
+    ahead = [run for run in plan.branches_of(trunk.key) if run.branch_images >= max(begin, 1)]
+    if not leaving:
+        note = done_note(same, trunk.total_images, folder)
+        yield f"{indent}{begin:,} -> {trunk.total_images:,}  {length_of(trunk)}{note}"
+        return
+    end = leaving[0].branch_images
+    sharing = [run for run in ahead if run.branch_images >= end]
+    names = ", ".join(length_of(run) for run in [*sharing, trunk])
+    yield f"{indent}{begin:,} -> {end:,}  shared by {names}{done_note(same, end, folder)}"
+    for run in leaving:
+        if run.branch_images == end:
+            alike = [one for one in plan.runs if one.arm == run.arm and one.point == run.point]
+            note = done_note(alike, run.total_images, folder)
+            yield f"{indent}  {end:,} -> {run.total_images:,}  {length_of(run)}{note}"
+    yield from segment_lines(plan, trunk, same, folder, begin=end, indent=indent + "  ")
+
+
+def length_of(run: RunPlan) -> str:
+    """What a run is called among those of its trunk: the value of its length, else its axes."""
+    lengths = {path: value for path, value in run.point.items() if path in LENGTHS}
+    return ", ".join(axis_words(lengths or run.point)) or f"{run.total_images:,} images"
+
+
+def done_note(runs: Sequence[RunPlan], images: int, folder: Path) -> str:
+    """How many of the seeds have come so far."""
+    seen = [read_progress(folder / RUNS / run.key) for run in runs]
+    done = sum(one.state == "done" or one.images_seen >= images for one in seen)
+    return f"  done {done}/{len(runs)}" if done else ""
+
+
+def total_lines(plan: Plan, folder: Path) -> Iterator[str]:
+    """Images in all, with and without sharing, and what is left of them."""
+    shared, unshared = plan.shared_images, plan.unshared_images
+    left = sum(images_left(run, folder) for run in plan.runs)
+    yield f"images     {shared:,} in {len(plan.runs)} runs with shared trunks; {unshared:,} run by run " + (
+        f"({unshared / shared:.2f} times as many)" if shared else ""
+    )
+    made = sum(one.total_images for one in plan.pretraining)
+    if made:
+        yield f"           {made:,} more in pre-training"
+    yield f"left       {left:,} images"
+
+
+def images_left(run: RunPlan, folder: Path) -> int:
+    """Images that are still to be trained for this run itself."""
+    progress = read_progress(folder / RUNS / run.key)
+    if progress.state == "done":
+        return 0
+    return run.own_images - max(0, progress.images_seen - run.branch_images)
+
+
+def hour_lines(hours: Hours | None) -> Iterator[str]:
+    """The estimated time."""
+    if hours is None:
+        yield "hours      not measured (without --no-probe they are)"
+        return
+    yield (
+        f"hours      about {hours.wall:.2g} with {hours.processes} at a time ({hours.work:.2g} of work) by "
+        "a few steps, measured alone; without pre-training and what processes cost each other"
+    )
+
+
+def honesty_lines(study: Study, plan: Plan) -> Iterator[str]:
+    """What the planned seeds can show, under a spread that is assumed, before anything is trained."""
+    question, num_seeds, num_val = study.question, len(study.seeds), plan.runs[0].num_val
+    usual = usual_margin(num_val)
+    yield f"margin     {question.margin:g} AP points; usual for {num_val:,} validation images: {usual:g}"
+    if num_seeds < 2:
+        yield (
+            "           one seed: the spread between trainings stays unknown, so every verdict will be "
+            "provisional; equivalence needs at least 2 seeds"
+        )
+        return
+    spreads = (ASSUMED_SEED_SD, *((SMALL_SEED_SD,) if num_val < SMALL_SET else ()))
+    for spread in spreads:
+        least = smallest_margin(spread, num_seeds, alpha=question.alpha)
+        assert least is not None, "two seeds or more support a margin"
+        enough = "enough" if least <= question.margin else "NOT enough: add seeds or widen the margin"
+        yield (
+            f"           {num_seeds} seeds can show equivalence within {least:.2f} or more (power {POWER:g}) "
+            f"if trainings spread by {spread:g} (assumed; images' error left out): {enough}"
+        )
+
+
+def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, processes: int) -> Hours | None:
+    """Hours of what is left of the runs; None where a run was not measured."""
+    if any(run.key not in speeds for run in plan.runs):
+        return None
+    seconds = {run.key: seconds_left(run, speeds[run.key], folder) for run in plan.runs}
+    chains = [seconds[run.key] for run in plan.runs if run.parent is None]
+    for run in plan.runs:
+        if run.parent is not None:
+            trunk = plan.run(run.parent)
+            share = run.branch_images / trunk.total_images
+            chains.append(seconds[run.key] + share * seconds[trunk.key])
+    work = sum(seconds.values())
+    wall = max([work / processes, *chains])
+    return Hours(work=work / SECONDS_AN_HOUR, wall=wall / SECONDS_AN_HOUR, processes=processes)
+
+
+def seconds_left(run: RunPlan, speed: Speed, folder: Path) -> float:
+    """Seconds that the run itself still takes."""
+    left = images_left(run, folder)
+    evaluated = run.num_evaluations * run.num_val * left / max(1, run.own_images)
+    return left * speed.training + evaluated * speed.evaluation
