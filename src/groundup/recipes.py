@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groundup.classification import TASK, ClassifierRecipe
+from groundup.classifier_recipes import CLASSIFIER_RECIPES
 from groundup.config import did_you_mean, override, plain, read_tree, read_yaml, vary
 from groundup.data.loader import LoaderOptions
 from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
@@ -207,7 +209,10 @@ def lite0_detector(build: Callable[..., DetectorOptions]) -> DetectorOptions:
     return vary(model, {"backbone.norm": "bn", "backbone.init": "msra"})
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+AnyRecipe = Recipe | ClassifierRecipe
+"""Of a detector or of a classifier."""
+
+RECIPES: dict[str, Callable[[], AnyRecipe]] = {
     build.__name__: build
     for build in (
         mask_rcnn_r50_fpn_gn,
@@ -225,6 +230,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         tiny_faster_rcnn,
         tiny_mask_rcnn_lite0,
         tiny_faster_rcnn_lite0,
+        *CLASSIFIER_RECIPES,
     )
 }
 
@@ -250,7 +256,12 @@ def spelled_out(assignment: str) -> list[str]:
     return [f"start.{name}={json.dumps(change)}" for name, change in changes.items()]
 
 
-def resolve_recipe(recipe: str, given: Sequence[str]) -> Recipe:
+def kind_of(values: Mapping[str, Any]) -> type[Recipe] | type[ClassifierRecipe]:
+    """Which recipe the nested dictionaries describe: a classifier's says so in `task`."""
+    return ClassifierRecipe if values.get("task") == TASK else Recipe
+
+
+def resolve_recipe(recipe: str, given: Sequence[str]) -> AnyRecipe:
     """The recipe of that name or YAML file, with the given `key=value` assignments applied.
 
     A YAML file may name a recipe to begin with (`recipe: NAME`); its other keys replace parts of it. In a
@@ -274,7 +285,7 @@ def resolve_recipe(recipe: str, given: Sequence[str]) -> Recipe:
         assignments = [*spelled_out(f"start={short_start}"), *assignments]
     base = values.pop("recipe", None)
     if base is None:
-        return override(read_tree(Recipe, values), assignments)
+        return override(read_tree(kind_of(values), values), assignments)
     if str(base) not in RECIPES:
         raise UsageError(f"{path}: recipe: no recipe '{base}'{did_you_mean(str(base), list(RECIPES))}")
     whole = RECIPES[str(base)]()

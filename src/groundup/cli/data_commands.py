@@ -13,6 +13,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Annotations = Annotated[Path, typer.Argument(help="COCO json, or a folder in Roboflow's layout.")]
+Described = Annotated[
+    Path, typer.Argument(help="COCO json, a folder in Roboflow's layout, or a folder of class folders.")
+]
 Images = Annotated[
     Path | None, typer.Option("--images", help="Folder of the photographs; default: of the json.")
 ]
@@ -20,7 +23,7 @@ Images = Annotated[
 
 @app.command()
 def check(
-    annotations: Annotations,
+    annotations: Described,
     images: Images = None,
     train: Annotated[
         Path | None,
@@ -35,7 +38,11 @@ def check(
 ) -> None:
     """List every problem of a data set; leave with status 3 if one is an error."""
     from groundup.data.doctor import examine
+    from groundup.data.folder import is_class_folder
 
+    if is_class_folder(annotations):
+        check_classes(annotations, decode=decode, as_json=as_json)
+        return
     examination = examine(
         annotations, images, other=train, other_images=train_images, decode=decode, masks=masks
     )
@@ -47,9 +54,29 @@ def check(
         raise typer.Exit(examination.exit_code)
 
 
+def check_classes(root: Path, *, decode: bool, as_json: bool) -> None:
+    """List every problem of a folder of class folders; leave with status 3 if one is an error."""
+    from groundup.data.folder import class_faults, open_class_folder
+    from groundup.data.images import ImagePolicy
+    from groundup.errors import DataError
+
+    folder = open_class_folder(root)
+    with counting("examining") as report:
+        faults = class_faults(folder, ImagePolicy(), decode=decode, report=report)
+    if as_json:
+        print_json({"root": str(root), "classes": folder.counts(), "errors": faults,
+                    "notes": list(folder.problems)})  # fmt: skip
+    else:
+        print_lines(f"error: {fault}" for fault in faults)
+        print_lines(f"note: {problem}" for problem in folder.problems)
+        print_lines([f"{len(folder)} photographs in {len(folder.classes)} classes: {len(faults)} errors"])
+    if faults:
+        raise typer.Exit(DataError.exit_code)
+
+
 @app.command()
 def stats(
-    annotations: Annotations,
+    annotations: Described,
     images: Images = None,
     page: Annotated[
         Path | None, typer.Option("--page", help="Draw pictures with their annotations here.")
@@ -60,8 +87,15 @@ def stats(
 ) -> None:
     """Describe a data set, and draw a page of its pictures with their annotations."""
     from groundup.data.coco import open_index
+    from groundup.data.folder import describe_classes, is_class_folder
     from groundup.data.statistics import describe_index, draw_page
 
+    if is_class_folder(annotations):
+        if as_json:
+            print_json(describe_classes(annotations).to_json())
+        else:
+            print_lines(describe_classes(annotations).lines())
+        return
     index = open_index(annotations, images)
     description = describe_index(index)
     if as_json:

@@ -1,5 +1,6 @@
 """Commands about runs: recipes, config, train, evaluate, predict, demo."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,13 +36,14 @@ def config(
     as_json: Json = False,
 ) -> None:
     """Print a recipe, resolved, with what each option means."""
+    from groundup.classification import class_init_lines
     from groundup.config import documented_lines, plain
     from groundup.recipes import resolve_recipe
-    from groundup.run import init_lines
+    from groundup.run import Recipe, init_lines
 
     resolved = resolve_recipe(recipe, overrides or [])
     if init:
-        print_lines(init_lines(resolved))
+        print_lines(init_lines(resolved) if isinstance(resolved, Recipe) else class_init_lines(resolved))
     elif as_json:
         print_json(plain(resolved))
     else:
@@ -59,15 +61,21 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe. The same command goes on where a stopped run was."""
+    from groundup.classification import class_plan_lines, train_classifier_run
     from groundup.recipes import resolve_recipe
-    from groundup.run import plan_lines, run_folder, train_run
+    from groundup.run import Recipe, plan_lines, run_folder, train_run
 
     resolved = resolve_recipe(recipe, overrides or [])
     folder = out or run_folder(resolved)
+    if isinstance(resolved, Recipe):
+        plan, carry_out = partial(plan_lines, resolved, folder), partial(train_run, resolved, folder)
+    else:
+        plan = partial(class_plan_lines, resolved, folder)
+        carry_out = partial(train_classifier_run, resolved, folder)
     if dry_run:
-        print_lines(plan_lines(resolved, folder))
-        return
-    print_json({"run": str(folder), **train_run(resolved, folder, time_limit=time_limit, quiet=quiet)})
+        print_lines(plan())
+    else:
+        print_json({"run": str(folder), **carry_out(time_limit=time_limit, quiet=quiet)})
 
 
 def evaluate(
@@ -75,7 +83,9 @@ def evaluate(
         Path | None, typer.Argument(help="Folder of a run, evaluated on its own val split.")
     ] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO json to evaluate on instead.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of its photographs.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of its photographs; for a classifier: other class folders.")
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Score this results json, of any framework, instead of a run.")
     ] = None,
@@ -86,15 +96,20 @@ def evaluate(
     max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a run, or a results json of any framework, as COCO does."""
+    """Score a run, or a results json of any framework, as COCO does; a classifier by top-1 and top-5."""
+    from groundup.classification import evaluate_classifier_run, is_classifier_run
     from groundup.detector import evaluate_foreign, evaluate_run
+    from groundup.engine.classify import ClassEvaluation
+    from groundup.engine.evaluate import Evaluation
     from groundup.errors import UsageError
 
+    evaluation: Evaluation | ClassEvaluation
     if (run is None) == (results is None):
         raise UsageError(
             "evaluate takes either a run's folder or --results FILE.json with --annotations FILE.json"
         )
-    if images is not None and annotations is None:
+    is_classifier = run is not None and is_classifier_run(run)
+    if images is not None and annotations is None and not is_classifier:
         raise UsageError("--images are the photographs of --annotations FILE.json, which is not given")
     if results is not None:
         if annotations is None:
@@ -102,6 +117,14 @@ def evaluate(
         if pictures:
             raise UsageError("--pictures shows what a run finds; with --results there is none")
         evaluation = evaluate_foreign(results, annotations, images, max_detections=max_detections, out=out)
+    elif is_classifier:
+        assert run is not None
+        if annotations is not None or pictures or max_detections is not None:
+            raise UsageError(
+                f"{run} is a classifier, which is scored on class folders: give --images FOLDER, or nothing"
+            )
+        with counting("evaluating") as report:
+            evaluation = evaluate_classifier_run(run, images, out=out, report=report)
     else:
         assert run is not None
         with counting("evaluating") as report:

@@ -11,8 +11,9 @@ Legend:
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -286,12 +287,40 @@ def class_faults(
     return faults
 
 
-def class_lines(folder: ClassFolder, sizes: Int32[np.ndarray, "N 2"]) -> Iterator[str]:
-    """A folder of classes for reading: photographs, their sizes, each class, what is left out."""
-    known = sizes[sizes[:, 0] > 0]
-    yield f"photographs  {len(folder):,} in {len(folder.classes)} classes"
-    if len(known):
-        (low, narrow), (high, wide) = known.min(axis=0).tolist(), known.max(axis=0).tolist()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassDescription:
+    """A folder of class folders in numbers."""
+
+    counts: dict[str, int]
+    """Photographs of each class."""
+    smallest: tuple[int, int]
+    """Least (height, width) of all, each side by itself."""
+    largest: tuple[int, int]
+    problems: tuple[str, ...]
+    """What lies in the folder and was left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as JSON values."""
+        return asdict(self) | {"num_images": sum(self.counts.values())}
+
+    def lines(self) -> Iterator[str]:
+        """The description for reading."""
+        (low, narrow), (high, wide) = self.smallest, self.largest
+        yield f"photographs  {sum(self.counts.values()):,} in {len(self.counts)} classes"
         yield f"sizes        {narrow} to {wide} wide, {low} to {high} high"
-    yield from (f"  {count:7,}  {name}" for name, count in folder.counts().items())
-    yield from (f"note: {problem}" for problem in folder.problems)
+        yield from (f"{count:11,}  {name}" for name, count in self.counts.items())
+        yield from (f"note: {problem}" for problem in self.problems)
+
+
+def describe_classes(root: Path, policy: ImagePolicy | None = None) -> ClassDescription:
+    """A folder of class folders in numbers.
+
+    Raises:
+        DataError: as `open_class_index`.
+    """
+    index = open_class_index(root, policy)
+    low, narrow = index.sizes.min(axis=0).tolist()
+    high, wide = index.sizes.max(axis=0).tolist()
+    return ClassDescription(
+        counts=index.counts(), smallest=(low, narrow), largest=(high, wide), problems=index.problems
+    )
