@@ -11,7 +11,7 @@ import typer
 
 from groundup import __version__
 from groundup.allocator import keep_freed_memory
-from groundup.cli import data_commands, run_commands, study_commands
+from groundup.cli import compare_command, data_commands, run_commands, study_commands
 from groundup.cli.terminal import note
 from groundup.errors import EXIT_INTERRUPTED, GroundupError, UsageError
 
@@ -32,6 +32,7 @@ for command in (
     run_commands.train,
     run_commands.evaluate,
     run_commands.predict,
+    compare_command.compare,
     run_commands.demo,
 ):
     app.command()(command)
