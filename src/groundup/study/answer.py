@@ -81,7 +81,8 @@ class Answer:
     marks points inside one schedule, an illustration, as drops make curves jump."""
     data_size: Row | None
     """{sentence, sizes, arms: {arm: {mean, low, high, per_seed}}, factor: {value, low, high,
-    share_reached}, size, crossover: sentence}: AP over training images."""
+    share_reached, sentence, ..}, factors: one such a size, size, crossover: sentence, crossover_at}: AP over
+    training images. `sentence`, `factor` and `size` are of the smallest."""
     endpoints: list[Row]
     """{arm, point, endpoint, kind, mean, low, high, per_seed, image_only} at the end of each schedule."""
     errors: list[Row]
@@ -90,15 +91,17 @@ class Answer:
     """{name, candidate, reference, delta, low, high, num_instances}, by rising delta; intervals are over
     images alone and not corrected for being many."""
     disagreements: list[Row]
-    """{image_id, file, candidate_found, reference_found, gt, candidate_run, reference_run, ahead}: where
-    the arms disagree most at IoU 0.5, the candidate's best first, then the reference's."""
+    """{image_id, file, candidate_found, reference_found, gt, candidate_run, reference_run, ahead,
+    least_score}: photographs where the arms disagree most at IoU 0.5 in detections of at least that score,
+    those first in which the candidate finds more."""
     overfitting: list[Row]
     """{arm, point, train_loss_end, val_AP_end, val_AP_best, drop_from_best}: means over seeds."""
     bill: Row
     """{rows: [{arm, point, images, instances, pixels, flops, seconds, pretraining: {images, instances,
     pixels, flops, seconds, kind, source} | None, total: {images, ..}, total_amortised: {images, ..},
-    downstream_uses}], study_total: {images, ..}, sharing: {images_run, images_unshared, factor}}.
-    A row is one training, the mean over seeds; the study's total counts trunks once."""
+    downstream_uses, num_runs}], study_total: {images, .., num_runs, pretraining: {images, ..}, search:
+    {images, ..}}, sharing: {images_run, images_unshared, factor}}. A row is one training, the mean over
+    seeds; the study's total holds pre-training and searches, and counts trunks once."""
     decide: list[str]
     """What would decide an inconclusive verdict."""
     commands: list[str]
@@ -167,7 +170,7 @@ def answer_study(results: StudyResults) -> Answer:
         data_size=data_size_row(results, samples, place, main, notes),
         endpoints=endpoint_rows(results, samples, kinds),
         errors=[] if document is None else error_rows(results, place, document, notes),
-        categories=category_rows(results, samples, place, main, notes),
+        categories=category_rows(results, samples, place, main),
         disagreements=[] if document is None else disagreement_rows(results, samples, place, main, document),
         overfitting=overfitting_rows(results, main),
         bill=study_bill(results, place, notes),

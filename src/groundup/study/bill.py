@@ -4,17 +4,19 @@ A quantity that is not known is None; a sum with a part that is not known is Non
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from groundup.metrics.exposure import Exposure
+from groundup.records import Log
 from groundup.study.points import Place, Point, done_runs, lengths_beside, starts_from_nothing
-from groundup.study.results import RunResult, StudyResults
+from groundup.study.results import LOG, RunResult, StudyResults, branch_exposure, exposure_of_run
 from groundup.study.study import pretraining_of
 
 QUANTITIES = ("images", "instances", "pixels", "flops", "seconds")
 """What is billed, in this order."""
 SEARCH = "search"
-"""Folder of a study's searches, whose bill stands in their bill.json."""
+"""Folder of a study's searches; every run's folder in it is billed."""
 
 Row = dict[str, Any]
 Cost = dict[str, float | None]
@@ -111,23 +113,36 @@ def added(own: Cost, made: Row | None, share: float = 1.0) -> Cost:
 
 def study_total(results: StudyResults) -> Row:
     """All that was run in this study so far, trunks once; weights made elsewhere are not in it."""
-    total = sum((own_exposure(run) for run in results.runs), Exposure())
-    for pretraining in results.pretraining.values():
-        total = total + (pretraining.exposure or Exposure())
-    return {**cost_of(total), "num_runs": sum(run.state == "done" for run in results.runs)}
+    runs = sum((own_exposure(run.exposure, run.trunk_exposure) for run in results.runs), Exposure())
+    made = sum((one.exposure or Exposure() for one in results.pretraining.values()), Exposure())
+    searched = searched_exposure(results.folder)
+    return {
+        **cost_of(runs + made + searched),
+        "num_runs": sum(run.state == "done" for run in results.runs),
+        "pretraining": cost_of(made),
+        "search": cost_of(searched),
+    }
 
 
-def own_exposure(run: RunResult) -> Exposure:
+def searched_exposure(folder: Path) -> Exposure:
+    """What the study's searches cost, trunks once."""
+    total = Exposure()
+    for log in sorted((folder / SEARCH).rglob(LOG)):
+        records = list(Log(log).read())
+        total = total + own_exposure(exposure_of_run(log.parent, records), branch_exposure(records))
+    return total
+
+
+def own_exposure(exposure: Exposure | None, trunk: Exposure) -> Exposure:
     """What a run added: its bill without the trunk that another run paid."""
-    if run.exposure is None:
+    if exposure is None:
         return Exposure()
-    trunk = run.trunk_exposure
     return Exposure(
-        images=run.exposure.images - trunk.images,
-        instances=run.exposure.instances - trunk.instances,
-        pixels=run.exposure.pixels - trunk.pixels,
-        flops=run.exposure.flops - trunk.flops,
-        seconds=run.exposure.seconds - trunk.seconds,
+        images=exposure.images - trunk.images,
+        instances=exposure.instances - trunk.instances,
+        pixels=exposure.pixels - trunk.pixels,
+        flops=exposure.flops - trunk.flops,
+        seconds=exposure.seconds - trunk.seconds,
     )
 
 

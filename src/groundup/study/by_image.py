@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Int64
 
-from groundup.errors import UsageError
-from groundup.metrics.bootstrap import check_paired, weighted_ap
 from groundup.metrics.match_table import TRUE_POSITIVE, MatchTable
 from groundup.metrics.results import Document, Kind
 from groundup.study.points import Place, done_runs
 from groundup.study.results import RunResult, StudyResults
-from groundup.study.samples import CURVE_REPLICATES, Samples
+from groundup.study.samples import Samples
 
-POINTS = 100.0
-"""AP points in an AP of 1."""
 NUM_SHOWN = 8
 """Photographs of disagreement in each direction."""
 SURE = (0.5, 0.3, 0.0)
@@ -29,28 +25,21 @@ anywhere. Ours; AP itself counts all."""
 Row = dict[str, Any]
 
 
-def category_rows(
-    results: StudyResults, samples: Samples, place: Place, kind: Kind, notes: list[str]
-) -> list[Row]:
+def category_rows(results: StudyResults, samples: Samples, place: Place, kind: Kind) -> list[Row]:
     """AP of every category in both arms with the interval of its difference, the candidate's worst first.
 
     Intervals hold the error of the images alone, and are not corrected for being many.
     """
     question = results.question
     arms = ((question.candidate, place.candidate), (question.reference, place.reference))
-    tables = [tables_of(samples, done_runs(results, arm, point), kind) for arm, point in arms]
-    if not all(tables):
+    found = [samples.by_category(done_runs(results, arm, point), kind) for arm, point in arms]
+    tables = tables_of(samples, done_runs(results, *arms[0]), kind)
+    if found[0] is None or found[1] is None or not tables:
         return []
-    try:
-        check_paired([table for found in tables for table in found])
-    except UsageError as error:
-        notes.append(f"categories: {error}")
-        return []
-    weights = samples.weights(tables[0][0].num_images)[:, :CURVE_REPLICATES]
-    first, second = (mean_by_category(found, weights) for found in tables)
+    first, second = found[0], found[1]
     tail = 100 * question.alpha / 2
     rows = []
-    for column, name in enumerate(tables[0][0].category_names):
+    for column, name in enumerate(tables[0].category_names):
         deltas = first[:, column] - second[:, column]
         if not np.isfinite(deltas[0]):
             continue
@@ -64,7 +53,7 @@ def category_rows(
                 "delta": float(deltas[0]),
                 "low": low,
                 "high": high,
-                "num_instances": num_instances(tables[0][0], column),
+                "num_instances": num_instances(tables[0], column),
             }
         )
     return sorted(rows, key=lambda row: float(row["delta"]))
@@ -74,15 +63,6 @@ def tables_of(samples: Samples, runs: Sequence[RunResult], kind: Kind) -> list[M
     """The match tables at the end of the runs, those that there are."""
     found = [samples.table(run.end, kind) for run in runs if run.end is not None]
     return [table for table in found if table is not None]
-
-
-def mean_by_category(
-    tables: Sequence[MatchTable], weights: Int32[np.ndarray, "N B"]
-) -> Float64[np.ndarray, "B_plus_1 K"]:
-    """Mean over seeds of every category's AP in points: on the images as they are, then as drawn."""
-    with_unit = np.concatenate([np.ones_like(weights[:, :1]), weights], axis=1)
-    total = sum(weighted_ap(table, with_unit).mean(axis=1) for table in tables)
-    return np.asarray(POINTS * total / len(tables))
 
 
 def num_instances(table: MatchTable, category: int) -> int:

@@ -29,11 +29,9 @@ from groundup.study.points import (
     runs_at,
 )
 from groundup.study.results import CurvePoint, RunResult, StudyResults
-from groundup.study.samples import UNDEFINED, Samples, mean_with_interval
+from groundup.study.samples import POINTS, UNDEFINED, Samples, mean_with_interval
 
 Row = dict[str, Any]
-POINTS = 100.0
-"""AP points in an AP of 1."""
 
 
 def curve_rows(results: StudyResults, samples: Samples, kinds: Sequence[Kind]) -> list[Row]:

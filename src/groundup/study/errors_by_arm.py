@@ -8,11 +8,10 @@ from groundup.metrics.box_errors import TIDE_ERRORS, box_errors
 from groundup.metrics.results import Document, read_results
 from groundup.study.points import Place, done_runs
 from groundup.study.results import RunResult, StudyResults
+from groundup.study.samples import POINTS
 
 PREDICTIONS = "predictions.bbox.json"
 """Boxes of an evaluation in its folder, as `engine.evaluate` writes them."""
-POINTS = 100.0
-"""AP points in an AP of 1."""
 
 Row = dict[str, Any]
 

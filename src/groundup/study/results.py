@@ -230,7 +230,6 @@ def read_run(folder: Path, planned: PlannedRun) -> RunResult:
     state, failure = state_of(folder)
     curve = curve_of(folder, records)
     start = next((r for r in records if r["kind"] == "start"), {})
-    branch = max((int(r["images_seen"]) for r in records if r["kind"] == "branch"), default=0)
     return RunResult(
         key=planned.key,
         arm=planned.arm,
@@ -249,7 +248,7 @@ def read_run(folder: Path, planned: PlannedRun) -> RunResult:
         curve=curve,
         losses=tuple((int(r["images_seen"]), float(r["loss"])) for r in records if r["kind"] == "train"),
         exposure=exposure_of_run(folder, records),
-        trunk_exposure=trunk_exposure(records, branch),
+        trunk_exposure=branch_exposure(records),
         environment=dict(record.get("environment", {})),
         dropped={str(rule): int(count) for rule, count in record.get("dropped", {}).items()},
         command=tuple(str(word) for word in record.get("command", ())),
@@ -320,15 +319,16 @@ def logged_bills(records: list[dict[str, Any]]) -> list[Exposure]:
     ]
 
 
-def trunk_exposure(records: list[dict[str, Any]], branch_images: int) -> Exposure:
-    """The bill after the trunk's images, on the straight line between the records around them."""
-    if branch_images <= 0:
-        return Exposure()
+def branch_exposure(records: list[dict[str, Any]]) -> Exposure:
+    """The bill of the trunk that a run took over; nothing where it took over none.
+
+    On the straight line between the records around the point.
+    """
+    branch = max((int(r["images_seen"]) for r in records if r["kind"] == "branch"), default=0)
     before = Exposure()
-    for bill in logged_bills(records):
-        if bill.images >= branch_images:
-            share = (branch_images - before.images) / max(bill.images - before.images, 1)
-            return between(before, bill, share)
+    for bill in logged_bills(records) if branch else ():
+        if bill.images >= branch:
+            return between(before, bill, (branch - before.images) / max(bill.images - before.images, 1))
         before = bill
     return before
 

@@ -4,7 +4,7 @@ All are drawn with the same weights of the validation images, so that any two ca
 the first few hundred replicates of those that final verdicts use.
 
 Legend:
-    N  images     B  replicates     S  seeds
+    N  images     B  replicates     K  categories     S  seeds
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float64, Int32
 from scipy import stats
 
 from groundup.errors import DataError
@@ -20,8 +20,9 @@ from groundup.metrics.bootstrap import (
     ENDPOINTS,
     Endpoint,
     EndpointSample,
-    bootstrap_endpoints,
     draw_weights,
+    summarise_endpoint,
+    weighted_ap,
 )
 from groundup.metrics.match_table import MatchTable, read_table
 from groundup.metrics.results import KINDS, Kind
@@ -29,8 +30,11 @@ from groundup.study.compare import Question
 from groundup.study.difference import MANY_DEGREES
 from groundup.study.results import CurvePoint, RunResult
 
+POINTS = 100.0
+"""AP points in an AP of 1."""
 CURVE_REPLICATES = 500
-"""Replicates for bands of curves and categories. Source: reliability.md 6.2, for what is looked at often."""
+"""Replicates for bands of curves, for categories and for endpoints by size of instance: what a dashboard
+needs. Source: reliability.md 6.2."""
 TABLE = "matches.{}.npz"
 """Name of a match table of a kind in an evaluation's folder, as `engine.evaluate` writes it."""
 
@@ -43,6 +47,7 @@ class Samples:
     problems: list[str] = field(default_factory=list)
     """Evaluations that cannot be used, and why."""
     _made: dict[tuple[Path, bool], dict[Endpoint, EndpointSample]] = field(default_factory=dict)
+    _by_category: dict[Path, Float64[np.ndarray, "B_plus_1 K"]] = field(default_factory=dict)
     _weights: dict[int, Int32[np.ndarray, "N B"]] = field(default_factory=dict)
     _digests: dict[Kind, tuple[str, Path]] = field(default_factory=dict)
     num_images: dict[Kind, int] = field(default_factory=dict)
@@ -97,6 +102,20 @@ class Samples:
             return None
         return stacked(found)[self.question.endpoint]
 
+    def by_category(self, runs: Sequence[RunResult], kind: Kind) -> Float64[np.ndarray, "B_plus_1 K"] | None:
+        """Mean over the runs of every category's AP at their end: on the images as they are, then as drawn.
+
+        With a curve's replicates; None without tables.
+        """
+        found = []
+        for run in runs:
+            if run.end is not None and run.end.folder is not None and self._sample(run.end, kind, final=True):
+                path = run.end.folder / TABLE.format(kind)
+                if path not in self._by_category:  # none of the endpoints counts instances of all sizes
+                    return None
+                found.append(self._by_category[path])
+        return np.mean(found, axis=0) if found else None
+
     def note(self, problem: str) -> None:
         """Keep a problem, once."""
         if problem not in self.problems:
@@ -110,15 +129,30 @@ class Samples:
             return shortened(self._made[path, True])
         if (path, final) not in self._made:
             table = self.table(point, kind) if path.exists() else None
-            self._made[path, final] = {} if table is None else self._bootstrap(table, final=final)
+            self._made[path, final] = {} if table is None else self._bootstrap(path, table, final=final)
         return self._made[path, final]
 
-    def _bootstrap(self, table: MatchTable, *, final: bool) -> dict[Endpoint, EndpointSample]:
-        weights = self.weights(table.num_images)
+    def _bootstrap(self, path: Path, table: MatchTable, *, final: bool) -> dict[Endpoint, EndpointSample]:
+        """The endpoints of one table; those of sizes of instances with fewer draws, unless primary."""
+        primary = ENDPOINTS[self.question.endpoint][0]
         wanted = [e for e in self.endpoints if ENDPOINTS[e][0] in table.areas]
-        if not final:
-            weights, wanted = weights[:, :CURVE_REPLICATES], wanted[:1]
-        return bootstrap_endpoints([table], weights, wanted)
+        found: dict[Endpoint, EndpointSample] = {}
+        for area in dict.fromkeys(ENDPOINTS[e][0] for e in (wanted if final else wanted[:1])):
+            weights = self.weights(table.num_images)
+            weights = weights if final and area == primary else weights[:, :CURVE_REPLICATES]
+            values = weighted_ap(table, with_unit(weights), area)
+            if area == "all":
+                self._by_category[path] = POINTS * values[: 1 + CURVE_REPLICATES].mean(axis=1)
+            for endpoint in wanted:
+                if ENDPOINTS[endpoint][0] == area:
+                    column = summarise_endpoint(values, table.thresholds, endpoint)
+                    found[endpoint] = EndpointSample(points=column[:1], replicates=column[1:, None])
+        return {endpoint: found[endpoint] for endpoint in wanted if endpoint in found}
+
+
+def with_unit(weights: Int32[np.ndarray, "N B"]) -> Int32[np.ndarray, "N B_plus_1"]:
+    """The weights with every image once before them."""
+    return np.concatenate([np.ones_like(weights[:, :1]), weights], axis=1)
 
 
 def stacked(samples: Sequence[dict[Endpoint, EndpointSample]]) -> dict[Endpoint, EndpointSample]:
