@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from groundup.report.bars import draw_bill, lacks_price
+from groundup.report.cells import Row
 from groundup.report.parts import Figure, Material, Section
 from groundup.report.tables import (
     STATE_NAMES,
-    Row,
     bill_table,
     dropped_table,
     environment_table,

@@ -3,12 +3,12 @@
 from functools import partial
 from typing import Any
 
+from groundup.report.cells import Row
 from groundup.report.charts import draw_curves, draw_data_sizes, draw_endpoints
 from groundup.report.forests import draw_forest, draw_strip, estimate_of
 from groundup.report.parts import Figure, Material, Section
 from groundup.report.tables import (
     KIND_NAMES,
-    Row,
     comparisons_table,
     curves_records,
     data_sizes_table,

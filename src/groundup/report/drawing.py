@@ -30,7 +30,7 @@ LIGHT: dict[Tone, str] = {
     "arm2": "#00845f",
     "arm3": "#a8518a",
     "arm4": "#8a6a00",
-    "arm5": "#2f8fc4",
+    "arm5": "#1b7d8f",
     "arm6": "#6a51a3",
     "arm7": "#666666",
 }
@@ -49,7 +49,7 @@ DARK: dict[Tone, str] = {
     "arm2": "#3ccfa4",
     "arm3": "#e29cc8",
     "arm4": "#e0bf4a",
-    "arm5": "#9ad2f5",
+    "arm5": "#7fd6e4",
     "arm6": "#b9a5e8",
     "arm7": "#b5b5b5",
 }
@@ -82,7 +82,6 @@ class Mark:
     shape: Shape = "circle"
     size: float = TEXT_SIZE
     """Of text, or the radius of a dot."""
-    hollow: bool = False
     text: str = ""
     anchor: Anchor = "start"
     bold: bool = False
@@ -154,13 +153,10 @@ class Drawing:
         *,
         shape: Shape = "circle",
         radius: float = 4.0,
-        hollow: bool = False,
         title: str = "",
     ) -> None:
         """A point."""
-        mark = Mark(
-            kind="dot", points=((x, y),), tone=tone, shape=shape, size=radius, hollow=hollow, title=title
-        )
+        mark = Mark(kind="dot", points=((x, y),), tone=tone, shape=shape, size=radius, title=title)
         self.marks.append(mark)
 
     def text(
@@ -198,6 +194,7 @@ def cut_text(text: str, width: float, size: float = TEXT_SIZE) -> str:
     shown = neutral(text)
     if text_width(shown, size) <= width:
         return shown
+    shown = shown[: max(1, int(width / (CHARACTER_WIDTH * size)))]
     while len(shown) > 1 and text_width(shown + "\u2026", size) > width:
         shown = shown[:-1]
     return shown.rstrip() + "\u2026"

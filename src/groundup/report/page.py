@@ -21,7 +21,7 @@ from groundup.report.pdf import file_pdf
 from groundup.report.sections import build_sections
 from groundup.report.svg import file_svg, stylesheet
 from groundup.report.wording import neutral, typeset
-from groundup.study.answer import ANSWER, Answer, read_answer, write_answer
+from groundup.study.answer import ANSWER, Answer, answer_study, read_answer, write_answer
 from groundup.study.results import PLAN, StudyResults, read_study_results
 from groundup.study.study import PRETRAINING, RUNS, STUDY
 
@@ -77,8 +77,6 @@ def page_path(folder: Path, out: Path | None) -> Path:
 
 def current_answer(folder: Path, results: StudyResults) -> Answer:
     """The answer on disk where nothing has been trained since, else computed anew and written."""
-    from groundup.study.answer import answer_study
-
     path = folder / ANSWER
     if path.exists() and path.stat().st_mtime_ns >= newest_record(folder):
         try:

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from groundup.report.cells import Row, Table
 from groundup.report.drawing import Drawing
 from groundup.report.frame import NARROW_WIDTH, WIDE_WIDTH, Palette
 from groundup.report.photographs import Disagreement
 from groundup.report.svg import inline_svg
 from groundup.report.tables import (
     KIND_NAMES,
-    Row,
-    Table,
 )
 from groundup.study.answer import Answer
 from groundup.study.results import StudyResults

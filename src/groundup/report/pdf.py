@@ -89,11 +89,11 @@ def pdf_artists(mark: Mark, height: float, transform: Any) -> list[Any]:
                 **common,
             )
         ]
-    outline = bool(mark.weight or mark.hollow)
+    outline = bool(mark.weight)
     common |= {
-        "facecolor": (LIGHT["paper"] if mark.hollow else "none") if outline else colour,
+        "facecolor": "none" if outline else colour,
         "edgecolor": colour if outline else "none",
-        "linewidth": (mark.weight or 1.75) if outline else 0,
+        "linewidth": mark.weight,
         "linestyle": dashes,
     }
     if mark.kind == "dot" and mark.shape == "circle":

@@ -53,8 +53,8 @@ def shown(value: float) -> str:
 
 def class_paint(mark: Mark) -> Markup:
     """Colours by class."""
-    names = [mark.kind if mark.kind in {"text", "line"} or not (mark.weight or mark.hollow) else "outline"]
-    return Markup(' class="{} {}"').format(" ".join(names), mark.tone)
+    kind = "outline" if mark.weight and mark.kind != "line" else mark.kind
+    return Markup(' class="{} {}"').format(kind, mark.tone)
 
 
 def colour_paint(mark: Mark) -> Markup:
@@ -64,9 +64,8 @@ def colour_paint(mark: Mark) -> Markup:
         return Markup(' fill="none" stroke="{}" stroke-linejoin="round" stroke-linecap="round"').format(
             colour
         )
-    if mark.weight or mark.hollow:
-        fill = LIGHT["paper"] if mark.hollow else "none"
-        return Markup(' fill="{}" stroke="{}"').format(fill, colour)
+    if mark.weight:
+        return Markup(' fill="none" stroke="{}"').format(colour)
     return Markup(' fill="{}"').format(colour)
 
 
@@ -75,8 +74,8 @@ def svg_mark(mark: Mark, paint: Paint) -> Markup:
     look = paint(mark)
     if mark.opacity < 1:
         look += Markup(' opacity="{}"').format(shown(mark.opacity))
-    if mark.weight or mark.hollow:
-        look += Markup(' stroke-width="{}"').format(shown(mark.weight or 1.75))
+    if mark.weight:
+        look += Markup(' stroke-width="{}"').format(shown(mark.weight))
     if mark.dashed:
         look += Markup(' stroke-dasharray="4 3"')
     if mark.kind == "text":
@@ -114,6 +113,5 @@ def stylesheet() -> str:
         f"{tones}"
         ".figure .line{fill:none;stroke:var(--tone);stroke-linejoin:round;stroke-linecap:round}"
         ".figure .area,.figure .dot,.figure .text{fill:var(--tone)}"
-        ".figure .outline{fill:none;stroke:var(--tone)}.figure circle.outline,.figure path.outline.hollow"
-        "{fill:var(--paper)}"
+        ".figure .outline{fill:none;stroke:var(--tone)}"
     )
