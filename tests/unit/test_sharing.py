@@ -1,6 +1,6 @@
 """What runs share: the arithmetic of the paper's first table, and the law that shared steps are equal."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.engine.schedule import UNIT_BATCH, UNIT_SET, ScheduleOptions, lr_at, total_images
@@ -21,6 +21,12 @@ def test_the_papers_first_table_costs_3_12_instead_of_7_2_million_iterations():
     assert [share.parent for share in shares] == [4, 4, 4, 4, None]
 
 
+def test_runs_that_begin_in_two_ways_have_two_trunks():
+    schedules = [ScheduleOptions(units=units, lr=lr) for lr in (0.02, 0.01) for units in (2.0, 3.0)]
+    shares = share_trunks(schedules, UNIT_SET)
+    assert [share.parent for share in shares] == [1, None, 3, None]
+
+
 schedules = st.builds(
     ScheduleOptions,
     units=st.floats(0.5, 6),
@@ -33,6 +39,7 @@ schedules = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(schedules, schedules, st.integers(20, 50))
 def test_every_shared_step_is_the_same_step(first, second, num_images):
     shared = agreed_images(first, second, num_images)

@@ -105,7 +105,7 @@ def tree_lines(plan: Plan, folder: Path) -> Iterator[str]:
     for (arm, rest), runs in groups.items():
         seeds = list(dict.fromkeys(run.seed for run in runs))
         first = [run for run in runs if run.seed == seeds[0]]
-        many = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+        many = f"{'seed' if len(seeds) == 1 else f'{len(seeds)} seeds:'} {', '.join(map(str, seeds))}"
         yield f"{arm}{', ' if rest else ''}{rest}: {many}"
         for trunk in (run for run in first if run.parent is None):
             same = [run for run in runs if run.point == trunk.point]
@@ -175,6 +175,8 @@ def hour_lines(hours: Hours | None) -> Iterator[str]:
     """The estimated time."""
     if hours is None:
         yield "hours      not measured (without --no-probe they are)"
+        return
+    if hours.work == 0:
         return
     yield (
         f"hours      about {hours.wall:.2g} with {hours.processes} at a time ({hours.work:.2g} of work) by "

@@ -82,6 +82,7 @@ def run_study(
     threads: int | None = None,
     quiet: bool = False,
     time_limit: float | None = None,
+    workers: Workers | None = None,
 ) -> StudyOutcome:
     """Carry out what is missing of the planned study in the folder (`plan.write_plan`).
 
@@ -91,6 +92,7 @@ def run_study(
         threads: of each; None: the processors this process may use, shared out.
         quiet: say nothing but failures.
         time_limit: seconds after which every run writes a checkpoint and the call ends as by a signal.
+        workers: those to use, with their number of threads; None: some of its own.
 
     Raises:
         Interrupted: asked to stop by a signal or the time limit; every run wrote a checkpoint.
@@ -106,8 +108,11 @@ def run_study(
         runner = Runner(folder, plan, display, processes)
         if runner.is_finished:
             return runner.outcome()
-        with Workers(folder, threads=count, devices=visible_devices()) as workers:
+        if workers is not None:
             runner.work(workers, stop)
+        else:
+            with Workers(threads=count, devices=visible_devices()) as own:
+                runner.work(own, stop)
         display.show(read_status(folder))
         return runner.outcome()
 
@@ -275,7 +280,7 @@ class Runner:
         """Begin a run or go on with it."""
         goes_on = (self.path(key) / LOG).exists()
         (self.path(key) / FAILURE).unlink(missing_ok=True)
-        workers.start(key)
+        workers.start(self._folder, key)
         self._waiting.remove(key)
         self._active.add(key)
         self._display.note(f"{'goes on ' if goes_on else 'started '} {self.title(key)}")

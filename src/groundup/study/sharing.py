@@ -52,18 +52,20 @@ def agreed_images(first: ScheduleOptions, second: ScheduleOptions, num_images: i
 
 
 def share_trunks(schedules: Sequence[ScheduleOptions], num_images: int) -> list[Share]:
-    """For runs that differ in their schedules alone: what each takes over from the longest.
+    """For runs that differ in their schedules alone: what each takes over from the longest that begins alike.
 
-    The longest is carried out whole. A run that does not begin as it does begins by itself.
+    That one is carried out whole; so is a run that begins as no other does.
     """
-    if not schedules:
-        return []
     lengths = [total_images(schedule, num_images) for schedule in schedules]
-    longest = max(range(len(schedules)), key=lambda row: lengths[row])
-    shares = []
-    for row, schedule in enumerate(schedules):
-        agreed = 0 if row == longest else agreed_images(schedule, schedules[longest], num_images)
-        shares.append(Share(parent=longest if agreed else None, branch_images=agreed))
+    left = sorted(range(len(schedules)), key=lambda row: lengths[row], reverse=True)
+    shares = [Share(parent=None, branch_images=0)] * len(schedules)
+    while left:
+        longest, *others = left
+        agreed = {row: agreed_images(schedules[row], schedules[longest], num_images) for row in others}
+        for row, images in agreed.items():
+            if images:
+                shares[row] = Share(parent=longest, branch_images=images)
+        left = [row for row in others if not agreed[row]]
     return shares
 
 

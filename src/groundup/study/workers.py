@@ -26,14 +26,17 @@ class WorkersLostError(GroundupError):
 
 
 class Workers:
-    """Processes of runs, by key. A context manager: at its end they are asked to stop and waited for."""
+    """Processes of runs, by key. A context manager: at its end they are asked to stop and waited for.
 
-    def __init__(self, folder: Path, *, threads: int, devices: Sequence[str] = ()) -> None:
-        """For runs of the study in this folder, each with so many threads.
+    One may serve several studies, one after the other: that it is ready to train took seconds.
+    """
+
+    def __init__(self, *, threads: int, devices: Sequence[str] = ()) -> None:
+        """Every run with so many threads.
 
         `devices` are values of CUDA_VISIBLE_DEVICES that runs take in turn; none leaves it as it is.
         """
-        self._folder, self._threads, self._devices = folder.absolute(), threads, list(devices)
+        self._threads, self._devices = threads, list(devices)
         self._in_use: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
@@ -72,8 +75,9 @@ class Workers:
             process.wait()
         process.stdout.close()
 
-    def start(self, key: str) -> None:
-        """Begin or go on with a run."""
+    def start(self, folder: Path, key: str) -> None:
+        """Begin or go on with a run of the study in that folder."""
+        folder = folder.absolute()
         environment = {}
         if self._devices:
             used = list(self._in_use.values())
@@ -82,11 +86,11 @@ class Workers:
         self._send(
             {
                 "start": {
-                    "folder": str(self._folder),
+                    "folder": str(folder),
                     "key": key,
                     "threads": self._threads,
                     "environment": environment,
-                    "stderr": str(run_path(self._folder, key) / STDERR),
+                    "stderr": str(run_path(folder, key) / STDERR),
                 }
             }
         )

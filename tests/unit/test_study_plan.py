@@ -1,0 +1,146 @@
+"""A plan says what is shared and what it comes to, and refuses what could not be compared."""
+
+import json
+
+import pytest
+
+from groundup.errors import DataError, UsageError
+from groundup.study.expansion import arm_differences
+from groundup.study.forecast import Forecast, Hours, estimate_hours
+from groundup.study.plan import build_plan, count_evaluations, read_plan, write_plan
+from groundup.study.probe import Speed
+from small_study import small_study, small_world
+
+THREE_LENGTHS = {"training.schedule.units": [1.0, 2.0, 3.0]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plan(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nothing") / "study"
+    built = build_plan(small_study(world, axes=THREE_LENGTHS, seeds=[0, 1]), folder)
+    assert not folder.exists(), "planning writes nothing"
+    return built
+
+
+def test_lengths_of_one_arm_and_seed_share_the_longest_ones_trunk(plan):
+    for run in plan.runs:
+        units = run.point["training.schedule.units"]
+        assert run.total_images == 8 * units
+        assert run.unit_images == 8
+        assert run.drops == (run.total_images - 4, run.total_images - 2)
+        if units == 3.0:
+            assert (run.parent, run.branch_images) == (None, 0)
+            assert run.recipe["training"]["upkeep"]["keep_at"] == [4, 12]
+        else:
+            parent = plan.run(run.parent)
+            assert (parent.arm, parent.seed, parent.total_images) == (run.arm, run.seed, 24)
+            assert run.branch_images == run.total_images - 4
+        assert run.own_images == run.total_images - run.branch_images
+    assert plan.unshared_images == 4 * (8 + 16 + 24)
+    assert plan.shared_images == 4 * (4 + 4 + 24)
+
+
+def test_all_lengths_have_the_warm_up_of_the_shortest(plan):
+    assert {run.warmup for run in plan.runs} == {1}
+    assert {run.recipe["training"]["schedule"]["warmup_images"] for run in plan.runs} == {1}
+
+
+def test_a_warm_up_that_is_given_is_left(world, tmp_path):
+    study = small_study(world)
+    study = study.model_copy(update={"set": {**study.set, "training.schedule.warmup_images": 2}})
+    assert {run.warmup for run in build_plan(study, tmp_path).runs} == {2}
+
+
+def test_keys_are_names_of_folders_and_follow_contents(plan, world, tmp_path):
+    keys = [run.key for run in plan.runs]
+    assert len(set(keys)) == len(keys)
+    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for key in keys)
+    again = build_plan(small_study(world, axes=THREE_LENGTHS, seeds=[0, 1]), tmp_path)
+    assert [run.key for run in again.runs] == keys
+    hostile = {"../<b>é": {"training.schedule.lr": 0.5}, "fast": {}}
+    study = small_study(
+        world, arms=hostile, question={"candidate": "../<b>é", "reference": "fast", "margin": 1.0}
+    )
+    assert all("/" not in run.key and run.key.isascii() for run in build_plan(study, tmp_path).runs)
+
+
+def test_a_plan_reads_back_equal_and_refuses_other_data(plan, world, tmp_path):
+    write_plan(tmp_path, plan)
+    assert read_plan(tmp_path) == plan
+    other = build_plan(small_study(world, axes=THREE_LENGTHS, seeds=[0, 2]), tmp_path / "other")
+    with pytest.raises(UsageError, match="data or weights have changed"):
+        write_plan(tmp_path, other)
+
+
+def test_shares_of_the_data_have_trunks_of_their_own(world, tmp_path):
+    axes = {"data.fraction": [1.0, 0.5], "training.schedule.units": [1.0, 2.0]}
+    plan = build_plan(small_study(world, axes=axes), tmp_path)
+    for run in plan.runs:
+        assert run.num_train == 8 * run.point["data.fraction"]
+        if run.parent is not None:
+            assert plan.run(run.parent).point["data.fraction"] == run.point["data.fraction"]
+    assert sum(run.parent is not None for run in plan.runs) == 4
+
+
+def test_arms_judged_on_different_pictures_are_refused(world, tmp_path):
+    arms = {
+        "slow": {},
+        "fast": {
+            "data.val.annotations": world["data.train.annotations"],
+            "data.val.images": world["data.train.images"],
+        },
+    }
+    study = small_study(world, arms=arms)
+    kept = {path: value for path, value in study.set.items() if not path.startswith("data.val")}
+    arms["slow"] = {path: world[path] for path in world if path.startswith("data.val")}
+    with pytest.raises(UsageError, match="evaluated on different sets"):
+        build_plan(study.model_copy(update={"set": kept, "arms": arms}), tmp_path)
+
+
+def test_missing_weights_and_schedules_that_cannot_be_name_the_arm(world, tmp_path):
+    arms = {"slow": {}, "fast": {"start": "no/such.pth"}}
+    with pytest.raises(DataError, match=r"arms.fast.*no/such.pth"):
+        build_plan(small_study(world, arms=arms), tmp_path)
+    with pytest.raises(UsageError, match=r"arms.slow, training.schedule.units=0.25: schedule"):
+        build_plan(small_study(world, axes={"training.schedule.units": [0.25]}), tmp_path)
+
+
+@pytest.mark.parametrize("begin", [0, 4, 6])
+@pytest.mark.parametrize(("end", "every"), [(16, 4), (16, None), (18, 4), (16, 5), (16, 16), (16, 100)])
+def test_evaluations_are_counted_as_the_loop_makes_them(begin, end, every):
+    steps = range(begin + 2, end + 1, 2)
+    due = {images for images in steps if every and images // every > (images - 2) // every}
+    assert count_evaluations(begin, end, every, 2) == len(due | {end})
+
+
+def forecast_of(plan, world, folder, hours=None):
+    study = small_study(world, axes=THREE_LENGTHS, seeds=[0, 1])
+    differences = arm_differences(study, folder)
+    return Forecast(study=study, folder=folder, plan=plan, differences=differences, hours=hours)
+
+
+def test_the_forecast_prints_tree_totals_and_what_the_seeds_can_show(plan, world, tmp_path):
+    text = "\n".join(forecast_of(plan, world, tmp_path).lines())
+    assert "training.schedule.lr: slow=0.001, fast=0.002" in text
+    assert "0 -> 4  shared by units=1.0, units=2.0, units=3.0" in text
+    assert "4 -> 12  shared by units=2.0, units=3.0" in text
+    assert "12 -> 24  units=3.0" in text
+    assert "128 in 12 runs with shared trunks; 192 run by run (1.50 times as many)" in text
+    assert "2 seeds can show equivalence within" in text
+    assert "NOT enough" in text
+    values = forecast_of(plan, world, tmp_path).to_json()
+    assert json.loads(json.dumps(values))["smallest_margin"] > 0.5
+
+
+def test_hours_count_the_work_once_and_no_less_than_the_longest_chain(plan, tmp_path):
+    speed = Speed(training=3600.0, evaluation=0.0, device="cpu", threads=1)
+    speeds = {run.key: speed for run in plan.runs}
+    one = estimate_hours(plan, speeds, tmp_path, processes=1)
+    assert one == Hours(work=plan.shared_images, wall=plan.shared_images, processes=1)
+    assert estimate_hours(plan, speeds, tmp_path, processes=100).wall == 24
+    assert estimate_hours(plan, {}, tmp_path, processes=1) is None
