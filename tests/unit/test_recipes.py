@@ -15,7 +15,7 @@ COCO = 118_287
 def test_a_recipe_saves_and_reads_back_equal(name):
     recipe = RECIPES[name]()
     assert recipe.name == name
-    assert read_tree(Recipe, plain(recipe)) == recipe
+    assert read_tree(type(recipe), plain(recipe)) == recipe
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def bill_section(material: Material) -> Section:
             bill_table(material.answer, every, "bill_all", "The bill at every setting", is_folded=True)
         )
     sources = [
-        f"What {row['arm']} started from: cost {row['pretraining']['kind']}"
+        f"Cost of what {row['arm']} starts from: {row['pretraining']['kind']}"
         + (f"; {row['pretraining']['source']}" if row["pretraining"]["source"] else "")
         for row in rows
         if row["pretraining"] is not None

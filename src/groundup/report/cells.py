@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.report.wording import cell_text, interval_text, is_number, points_text
+from groundup.report.wording import cell_text, interval_text, is_number, points_text, shortened
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Table:
 
 def words(text: str, **options: Any) -> Cell:
     """A cell of words."""
-    return Cell(text, is_number=False, **options)
+    return Cell(shortened(text), is_number=False, **options)
 
 
 def estimate(mean: float | None, low: float | None, high: float | None, digits: int = 1) -> Cell:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.report.drawing import Drawing, Tone, cut_text, text_width
+from groundup.report.drawing import TEXT_SIZE, Drawing, Tone, cut_text, text_width
 from groundup.report.frame import (
     NARROW,
     SMALL,
@@ -22,6 +22,8 @@ THIN, THICK = 2.0, 7.0
 ROW_HEIGHT = 24.0
 TALL_ROW = 40.0
 """Of a row whose name stands above its interval."""
+BOLD = 1.2
+"""How much wider bold letters are."""
 NAME_SHARE = 0.3
 """Share of the width that names beside their rows may take."""
 
@@ -102,18 +104,16 @@ def draw_strip(
     x = min(max(scale(estimate.delta), half + 4), width - half - 4)
     drawing.text(x, 14.0, value, anchor="middle", size=14.0, bold=True)
     room = width / 2 - side
-    drawing.text(
-        side, 136.0, cut_text(f"\u2190 {reference} ahead", room), tone=palette.tone(reference), bold=True
-    )
-    drawing.text(
-        width - side,
-        136.0,
-        cut_text(f"{candidate} ahead \u2192", room),
-        anchor="end",
-        tone=palette.tone(candidate),
-        bold=True,
-    )
+    left_name = f"\u2190 {cut_name(reference, room, ' ahead', TEXT_SIZE)} ahead"
+    right_name = f"{cut_name(candidate, room, ' ahead', TEXT_SIZE)} ahead \u2192"
+    drawing.text(side, 136.0, left_name, tone=palette.tone(reference), bold=True)
+    drawing.text(width - side, 136.0, right_name, anchor="end", tone=palette.tone(candidate), bold=True)
     return drawing
+
+
+def cut_name(name: str, room: float, words: str, size: float) -> str:
+    """The name of an arm in bold, cut so that it fits the room together with an arrow and the words."""
+    return cut_text(name, max(room - BOLD * text_width(f"\u2190 {words}", size), 2 * size) / BOLD, size)
 
 
 def ahead_tone(estimate: Estimate, palette: Palette, names: tuple[str, str]) -> Tone:
@@ -186,8 +186,8 @@ def draw_heads(drawing: Drawing, scale: Scale, names: tuple[str, str], palette: 
     """Over the axis: which side is whose."""
     candidate, reference = names
     zero, gap = scale(0), 8.0
-    left = cut_text(f"\u2190 {reference}", max(zero - gap, 30.0))
-    right = cut_text(f"{candidate} \u2192", max(drawing.width - zero - gap, 30.0))
+    left = f"\u2190 {cut_name(reference, zero - gap, '', SMALL)}"
+    right = f"{cut_name(candidate, drawing.width - zero - gap, '', SMALL)} \u2192"
     drawing.text(
         max(zero - gap, text_width(left, SMALL)),
         12,

@@ -124,6 +124,11 @@ def value_text(value: Any) -> str:
         text = ", ".join(f"{name}: {value_text(item)}" for name, item in value.items()) or "none"
     else:
         text = str(value)
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """The text, cut where it is too long for a table; its file has all of it."""
     shown = neutral(text)
     return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "\u2026"
 
