@@ -273,6 +273,7 @@ def draw_bill_rows(arms: Sequence[str], points: Sequence[dict[str, Any]], unknow
                          "total_amortised": shared, "downstream_uses": 5 if made else 1})  # fmt: skip
     total = {n: sum(row[n] for row in rows) for n in names}
     sharing = {"images_run": 3.12e6 * 16, "images_unshared": 7.2e6 * 16, "factor": 7.2 / 3.12}
+    total["search"] = dict.fromkeys(names, 0.2 * UNIT_IMAGES)
     return {"rows": rows, "study_total": total, "sharing": sharing}
 
 

@@ -135,6 +135,12 @@ def test_numbers_on_the_page_are_those_of_the_answer(study, page):
     assert shown == [value for values in groups.values() for value in values]
 
 
+def test_searches_are_on_the_bill(page):
+    parts = [row[1].strip() for row in page.tables["bill"][1:]]
+    assert parts[-2:] == ["in all", "of that, searches"]
+    assert page.tables["bill"][-1][2].strip() == "288 k"
+
+
 def test_tables_as_files_hold_every_number_in_full(study, path):
     answer = read_answer(study)
     with (path.parent / "tables" / "categories.csv").open(newline="") as file:

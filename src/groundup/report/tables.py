@@ -228,15 +228,11 @@ def bill_table(
                     "source": (source or {}).get("source", "") if amounts is source else "",
                 }
             )
-    total = answer.bill["study_total"]
-    rows.append(
-        (
-            words("the whole study", is_strong=True),
-            words("trunks counted once"),
-            *(Cell(amount_text(q, total.get(q))) for q in QUANTITIES),
-        )
-    )
-    records.append({"arm": "", "part": "whole study", **{q: total.get(q) for q in QUANTITIES}})
+    for part, amounts in study_parts(answer):
+        head = words("the whole study", is_strong=True) if part == "in all" else words("")
+        cells = [Cell(amount_text(q, amounts.get(q))) for q in QUANTITIES]
+        rows.append((head, words(part, is_strong=part == "in all"), *cells))
+        records.append({"arm": "", "part": f"study, {part}", **{q: amounts.get(q) for q in QUANTITIES}})
     return Table(
         name=name,
         title=title,
@@ -245,6 +241,20 @@ def bill_table(
         rows=tuple(rows),
         records=tuple(records),
     )
+
+
+def study_parts(answer: Answer) -> list[tuple[str, Row]]:
+    """What the whole study cost, and how much of it its own pre-training and its searches took."""
+    total = answer.bill["study_total"]
+    parts: list[tuple[str, Row]] = [("in all", total)]
+    for name, words_of_it in (
+        ("pretraining", "of that, its own pre-training"),
+        ("search", "of that, searches"),
+    ):
+        amounts = total.get(name)
+        if amounts and amounts.get("images"):
+            parts.append((words_of_it, amounts))
+    return parts
 
 
 def errors_table(answer: Answer, arms: Sequence[str]) -> Table:
