@@ -74,7 +74,10 @@ def bill_section(material: Material) -> Section:
         if row["pretraining"] is not None
     ]
     section.items = sources
-    section.note = "The whole study counts shared trunks once. A multiply-add is two operations. px: pixels as the model saw them, padding left out."
+    section.note = (
+        "The whole study counts shared trunks once. A multiply-add is two operations. px: pixels as the "
+        "model saw them, padding left out."
+    )
     return section
 
 
