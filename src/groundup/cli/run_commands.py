@@ -1,5 +1,6 @@
 """Commands about runs: recipes, config, train, evaluate, predict, demo."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -169,14 +170,15 @@ def predict(
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for the scenes, the run and its pictures.")
+        Path, typer.Option("--out", help="Folder for the pictures, the study and its report.")
     ] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Names the scenes and the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Names the pictures and the trainings.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small Mask R-CNN from scratch on drawn scenes, evaluate it, draw what it finds."""
-    from groundup.demo import carry_out, draw_scenes
+    """Answer the question on drawn scenes: pre-train, train both arms, compare, report."""
+    from groundup.demo import carry_out, draw_pictures
 
     with counting("drawing", quiet=quiet) as report:
-        draw_scenes(out, seed, report)
-    print_lines(carry_out(out, seed, quiet=quiet))
+        draw_pictures(out, seed, report)
+    command = shlex.join(["groundup", "demo", "--out", str(out), "--seed", str(seed)])
+    print_lines(carry_out(out, seed, command=command, quiet=quiet))
