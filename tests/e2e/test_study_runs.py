@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from groundup.cli.study_commands import app
 from groundup.config import read_tree
+from groundup.engine.journal import open_log
 from groundup.errors import CheckpointError, Interrupted
 from groundup.records import is_held, lock_folder
 from groundup.run import Recipe, train_run
@@ -22,8 +23,13 @@ from groundup.study.workers import STDERR, Workers, WorkersLostError
 from small_study import small_study, small_world
 from small_training import lines_of
 
-LONG = {"training.schedule.units": [1.0, 60.0]}
+LONG = {"training.schedule.units": [1.0, 12.0]}
 """Long enough to be stopped in the middle."""
+
+
+def long_study(world):
+    study = small_study(world, axes=LONG)
+    return study.model_copy(update={"set": {**study.set, "training.evaluate_every": None}})
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_a_second_runner_says_that_there_is_one(carried_out):
 
 def test_a_signal_stops_all_runs_with_checkpoints_and_the_same_call_goes_on(world, workers, tmp_path):
     folder = tmp_path / "long"
-    plan = begin_study(small_study(world, axes=LONG), folder)
+    plan = begin_study(long_study(world), folder)
     logs = [folder / "runs" / run.key / "log.jsonl" for run in plan.runs if run.parent is None]
 
     def interrupt():
@@ -154,15 +160,23 @@ def test_a_signal_stops_all_runs_with_checkpoints_and_the_same_call_goes_on(worl
         assert list(log.parent.glob("checkpoints/images_*/COMMIT"))
         assert not (log.parent / "failure.json").exists()
         assert not is_held(log.parent)
-    before = read_status(folder).trained_images
-    with pytest.raises(Interrupted, match="time limit"):
-        run_study(folder, processes=2, quiet=True, workers=workers, time_limit=3)
-    assert read_status(folder).trained_images > before
+    outcome = run_study(folder, processes=2, quiet=True, workers=workers)
+    assert len(outcome.done) == 4
+    assert not outcome.failed
+    starts = [r["images_seen"] for r in open_log(logs[0].parent).read() if r["kind"] == "start"]
+    assert len(starts) == 2
+    assert starts[1] > 0
+
+
+def test_a_time_limit_stops_a_study_before_it_begins_as_well(world, workers, tmp_path):
+    begin_study(small_study(world), tmp_path / "late")
+    with pytest.raises(Interrupted, match=r"stopped by time limit of 0.001 s; 0 runs are done"):
+        run_study(tmp_path / "late", quiet=True, workers=workers, time_limit=0.001)
 
 
 def test_trainings_stop_by_themselves_when_those_who_started_them_are_killed(world, tmp_path):
     folder = tmp_path / "orphans"
-    plan = begin_study(small_study(world, axes=LONG), folder)
+    plan = begin_study(long_study(world), folder)
     key = next(run.key for run in plan.runs if run.parent is None)
     log = folder / "runs" / key / "log.jsonl"
     with Workers(threads=1) as own:

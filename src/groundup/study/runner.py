@@ -179,6 +179,7 @@ class Runner:
         self._failed: dict[str, str] = {}
         self._skipped: dict[str, str] = {}
         self._interrupted: list[str] = []
+        self._is_stopping = False
 
     @property
     def is_finished(self) -> bool:
@@ -218,6 +219,7 @@ class Runner:
         Raises:
             Interrupted: always.
         """
+        self._is_stopping = True
         if self._active:
             self._display.note(f"stopping {len(self._active)} runs by {reason}")
             workers.stop(signal.SIGTERM)
@@ -226,8 +228,8 @@ class Runner:
                 self.conclude(key, status)
             time.sleep(POLL_SECONDS)
         raise Interrupted(
-            f"stopped by {reason}; {len(self._done)} runs are done, {len(self._waiting)} and "
-            f"{len(self._interrupted)} begun ones are left; the same command goes on"
+            f"stopped by {reason}; {len(self._done)} runs are done, {len(self._interrupted)} begun and "
+            f"{len(self._waiting)} others are left; the same command goes on"
         )
 
     def ready(self) -> list[str]:
@@ -288,10 +290,12 @@ class Runner:
     def conclude(self, key: str, status: int) -> None:
         """Take note of how a run's process ended."""
         self._active.discard(key)
+        # A run that is still opening its data has nothing to save and ends by the signal itself.
+        was_stopped = status == EXIT_RESUMABLE or (self._is_stopping and status == -signal.SIGTERM)
         if self.is_done(key):
             self._done.append(key)
             self._display.note(f"done     {self.title(key)}")
-        elif status == EXIT_RESUMABLE:
+        elif was_stopped:
             self._interrupted.append(key)
             self._display.note(f"stopped  {self.title(key)}")
         else:

@@ -7,6 +7,7 @@ whoever started it ended or was killed, it asks the trainings to stop, which wri
 """
 
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -26,6 +27,18 @@ START_REPORT = "start.json"
 """What the start loaded, in a run's folder; a test holds the name equal to `run_folder.LOAD_REPORT`."""
 POLL_SECONDS = 0.1
 """How often ended trainings are looked for."""
+PRELOADED = (
+    "timm",
+    "torchvision.ops",
+    "hotcoco",
+    "torch._dynamo",  # the optimizer imports it when first made, which takes seconds
+    "torch.utils.flop_counter",
+    "torch.utils.tensorboard",
+    "groundup.run",
+    "groundup.recipes",
+    "groundup.classification",
+)
+"""Modules whose import takes long; none of them may start a thread or touch a GPU."""
 PR_SET_PDEATHSIG = 1
 """Asks Linux for a signal when the parent ends. Source: linux/prctl.h."""
 
@@ -122,9 +135,9 @@ def take_over_trunk(folder: Path, run: RunPlan, recipe: Any) -> None:
 
 
 def preload() -> None:
-    """Import what every training needs, so that a fork has it."""
-    import groundup.run
-    import groundup.study.probe  # noqa: F401
+    """Import what every training needs, so that a fork has it. What is imported late elsewhere is meant."""
+    for name in PRELOADED:
+        importlib.import_module(name)
 
 
 def become(job: dict[str, Any]) -> NoReturn:

@@ -17,8 +17,10 @@ STDERR = "stderr.txt"
 """What a run's process wrote, in the run's folder; of all its tries."""
 CLOSE_SECONDS = 300.0
 """How long trainings that were asked to stop may take to write their checkpoints."""
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What libraries read their number of threads from when they are loaded."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What torch's libraries read their number of threads from when they are loaded."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy's library would start its threads when it is imported, and a process with threads must not fork."""
 
 
 class WorkersLostError(GroundupError):
@@ -43,7 +45,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         """Start the process that starts others; it gets ready by itself."""
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self._threads))
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self._threads)) | ONE_THREAD
         self._process = subprocess.Popen(
             [sys.executable, "-m", "groundup.study.worker"],
             stdin=subprocess.PIPE,
