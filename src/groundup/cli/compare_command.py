@@ -44,7 +44,7 @@ def compare(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the answer.")] = False,
 ) -> None:
     """Answer for your own photographs: do I need pre-training? The same command goes on."""
-    from groundup.compare import Inquiry, Source, build_proposal, proposal_lines
+    from groundup.inquiry import Inquiry, Source, build_proposal, proposal_lines
     from groundup.report.page import write_report
     from groundup.study.answer import read_answer
     from groundup.study.runner import begin_study, run_study, threads_each
