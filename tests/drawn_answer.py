@@ -12,6 +12,7 @@ from typing import Any
 from groundup.config import plain
 from groundup.study.answer import Answer, write_answer
 from groundup.study.compare import Question
+from groundup.study.findings import PAPER
 from groundup.study.results import read_study_results
 from simulated_study import CANDIDATE, FRACTION, REFERENCE, UNITS, write_simulated_study
 
@@ -113,6 +114,7 @@ def draw_answer(
             for arm in arms
             for point in points
         ],
+        findings=draw_findings(arms, len(seeds)),
         bill=draw_bill_rows(arms, points, unknown_price),
         decide=["about 4 more seeds an arm", "or about 12,000 more validation photographs"],
         commands=["groundup study plan paper.yaml", "groundup study run studies/paper"],
@@ -237,6 +239,24 @@ def draw_data_size(arms: Sequence[str], fractions: Sequence[float]) -> dict[str,
         "size": float(sizes[0]),
         "crossover": f"From 35,486 training photographs on, {arms[0]} is not worse than {arms[1]} by 1 AP.",
     }
+
+
+def draw_findings(arms: Sequence[str], num_seeds: int) -> list[dict[str, Any]]:
+    """The paper's findings in its own words, with every mark."""
+    marks = ("confirmed", "contradicted", "undecided", "confirmed", "not asked", "undecided")
+    rows = []
+    for paper, mark in zip(PAPER, marks, strict=True):
+        asked = mark != "not asked"
+        measure = {"name": f"{arms[0]} minus {arms[1]}", "value": -1.5, "low": -2.25, "high": None if
+                   paper.number == 1 else -0.75, "level": 0.95, "unit": "AP", "border": 0.0,
+                   "image_only": num_seeds == 1}  # fmt: skip
+        said = f"{arms[0]} minus {arms[1]} is -1.50 [-2.25, -0.75] AP." if asked else "Not asked: one share."
+        rows.append({"number": paper.number, "title": paper.title, "paper": paper.says, "source": paper.where,
+                     "mark": mark, "provisional": asked and num_seeds == 1, "sentence": said,
+                     "beside": [f"{arms[0]} lost 0.25 AP."] if paper.number == 5 else [],
+                     "measures": [measure] if asked else [],
+                     "p_value": 0.0123 if asked else None})  # fmt: skip
+    return rows
 
 
 def draw_categories(names: Sequence[str]) -> list[dict[str, Any]]:

@@ -25,11 +25,13 @@ from groundup.study.curves import (
     overfitting_rows,
 )
 from groundup.study.errors_by_arm import error_rows
+from groundup.study.findings import state_findings
 from groundup.study.ground_truth import scored_document
 from groundup.study.points import (
     Place,
     base_place,
     done_runs,
+    length_axis,
     lengths_beside,
     name_of,
     place_by_convergence,
@@ -96,6 +98,10 @@ class Answer:
     those first in which the candidate finds more."""
     overfitting: list[Row]
     """{arm, point, train_loss_end, val_AP_end, val_AP_best, drop_from_best}: means over seeds."""
+    findings: list[Row]
+    """{number, title, paper, source, mark, provisional, sentence, beside, measures: [{name, value, low, high,
+    level, unit, border, image_only}], p_value}: the paper's six findings as claims about this study; empty in
+    one of a single length of schedule, or of other arms than scratch and pre-trained."""
     bill: Row
     """{rows: [{arm, point, images, instances, pixels, flops, seconds, pretraining: {images, instances,
     pixels, flops, seconds, kind, source} | None, total: {images, ..}, total_amortised: {images, ..},
@@ -173,6 +179,7 @@ def answer_study(results: StudyResults) -> Answer:
         categories=category_rows(results, samples, place, main),
         disagreements=[] if document is None else disagreement_rows(results, samples, place, main, document),
         overfitting=overfitting_rows(results, main),
+        findings=finding_rows(results, samples),
         bill=study_bill(results, place, notes),
         decide=decide_lines(results, primary, place),
         commands=list(results.commands),
@@ -230,6 +237,11 @@ def compare_everywhere(
             "and of masks are secondary and not corrected for being many"
         )
     return rows
+
+
+def finding_rows(results: StudyResults, samples: Samples) -> list[Row]:
+    """The paper's findings on these data, of boxes, where there are lengths of schedules to ask them of."""
+    return [] if length_axis(results) is None else [asdict(one) for one in state_findings(results, samples)]
 
 
 def primary_json(comparison: Comparison) -> Row:

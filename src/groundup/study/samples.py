@@ -100,7 +100,8 @@ class Samples:
         found = [self._sample(point, kind, final=False) for point in points]
         if not found or not all(found):
             return None
-        return stacked(found)[self.question.endpoint]
+        endpoint = self.question.endpoint  # evaluations at an end have more endpoints than those on the way
+        return stacked([{endpoint: one[endpoint]} for one in found])[endpoint]
 
     def by_category(self, runs: Sequence[RunResult], kind: Kind) -> Float64[np.ndarray, "B_plus_1 K"] | None:
         """Mean over the runs of every category's AP at their end: on the images as they are, then as drawn.
