@@ -31,13 +31,13 @@ SCENES = WorldOptions(
     max_distractors=0,
 )
 """Ours: three categories, few and large objects and nothing else, so that minutes of training show."""
-NUM_TRAIN, NUM_VAL = 1_500, 120
+NUM_TRAIN, NUM_VAL = 1_500, 100
 OBJECTS = ObjectOptions(
     forms=("heart", "arrow", "ring"), textures=("dots", "stripes"), side=64, max_distractors=0
 )
 """What is pre-trained on: other forms than the scenes'."""
-NUM_OBJECTS, NUM_OBJECTS_VAL = 6_000, 300
-PRETRAINING_IMAGES = 12_000
+NUM_OBJECTS, NUM_OBJECTS_VAL = 5_000, 200
+PRETRAINING_IMAGES = 10_000
 """About a minute and a half on one core."""
 UNIT_IMAGES = 320
 """Images of what is called 1x here: the paper's is 1.44 million."""
@@ -62,7 +62,7 @@ def demo_study(folder: Path, seed: int) -> Study:
         "transforms.short_side": [SCENE_SIDE],
         **dict.fromkeys(sides, SCENE_SIDE),
         **schedule(UNIT_IMAGES, batch_size=BATCH, lr=LR, warmup_images=WARMUP, drops=list(DROPS)),
-        "training.evaluate_every": UNIT_IMAGES,
+        "training.evaluate_every": 2 * UNIT_IMAGES,
     }
     return Study(
         name="demo",
