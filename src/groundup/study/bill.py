@@ -11,12 +11,10 @@ from groundup.metrics.exposure import Exposure
 from groundup.records import Log
 from groundup.study.points import Place, Point, done_runs, lengths_beside, starts_from_nothing
 from groundup.study.results import LOG, RunResult, StudyResults, branch_exposure, exposure_of_run
-from groundup.study.study import pretraining_of
+from groundup.study.study import SEARCH, pretraining_of
 
 QUANTITIES = ("images", "instances", "pixels", "flops", "seconds")
 """What is billed, in this order."""
-SEARCH = "search"
-"""Folder of a study's searches; every run's folder in it is billed."""
 
 Row = dict[str, Any]
 Cost = dict[str, float | None]

@@ -5,16 +5,17 @@ Nothing here imports torch; recipes are resolved, late, by `groundup.study.expan
 
 import re
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from groundup.config import Options, did_you_mean, fingerprint, plain, read_tree, read_yaml
 from groundup.errors import UsageError
 from groundup.records import read_json, write_json
 from groundup.study.compare import Question, register_question
+from groundup.study.search_options import SearchOptions, check_search
 
 STUDY = "study.json"
 """The study as it was set down, in its folder."""
@@ -24,6 +25,8 @@ RUNS = "runs"
 """Folder of the runs inside a study's folder."""
 PRETRAINING = "pretraining"
 """Folder of the pre-training runs inside a study's folder, and the prefix of a start that is one of them."""
+SEARCH = "search"
+"""Folder of the trials of its search inside a study's folder, and the prefix of their keys."""
 SCRATCH = "scratch"
 """The start that is none."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -103,6 +106,16 @@ class Study(Options):
     """What the weights cost that an arm starts from, where they were made elsewhere."""
     allow_equal_arms: bool = False
     """Whether arms may be the same (an A/A study); then every arm has seeds of its own."""
+    search: SearchOptions | None = None
+    """Options that trials find before the runs; None: nothing is searched."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_search(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:
+        """A study without a search is written, and named by its fingerprint, as before there were any."""
+        values: dict[str, Any] = serialize(self)
+        if self.search is None:
+            values.pop("search", None)
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +187,8 @@ class Study(Options):
         for arm in self.prices:
             if arm not in self.arms:
                 raise ValueError(f"prices.{arm}: no such arm{did_you_mean(arm, list(self.arms))}")
+        if self.search is not None:
+            check_search(self.search, self.arms, self.axes)
         return self
 
 
@@ -332,7 +347,8 @@ def changed_key(first: Study, second: Study) -> tuple[str, Any, Any]:
     Order counts in none but lists.
     """
     before, after = plain(first), plain(second)
+    names = dict.fromkeys([*before, *after])
     return next(
-        ((name, before[name], after[name]) for name in before if before[name] != after[name]),
+        ((name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)),
         ("", None, None),
     )
