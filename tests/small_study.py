@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from groundup.data.world import WorldOptions, write_world
+from groundup.data.objects import ObjectOptions
+from groundup.data.world import WorldOptions, write_object_world, write_world
 from groundup.study.study import Study
 
 WORLD = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, max_side=64, max_objects=2,
@@ -22,6 +23,23 @@ def small_world(folder: Path) -> dict[str, Any]:
         "data.val.annotations": str(files.val_annotations),
         "data.val.images": str(files.val_images),
     }
+
+
+def small_pretraining(folder: Path) -> dict[str, Any]:
+    """Draw the objects; a pre-training of four steps on them, by name."""
+    options = ObjectOptions(side=64, forms=("star", "gear"), textures=("dots",))
+    files = write_object_world(folder, 24, 12, 0, options)
+    changes = {
+        "data.train": str(files.train),
+        "data.val": str(files.val),
+        "loader.num_workers": 0,
+        "training.schedule.units": None,
+        "training.schedule.images": 16,
+        "training.schedule.unit_images": 16,
+        "training.schedule.batch_size": 4,
+        "training.upkeep.tensorboard": False,
+    }
+    return {"stars": {"recipe": "tiny_classifier", "set": changes}}
 
 
 def small_study(world: dict[str, Any], **changes: Any) -> Study:

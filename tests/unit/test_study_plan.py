@@ -8,7 +8,7 @@ from groundup.errors import DataError, UsageError
 from groundup.study.expansion import arm_differences
 from groundup.study.forecast import Forecast, Hours, estimate_hours
 from groundup.study.plan import build_plan, count_evaluations, read_plan, write_plan
-from groundup.study.probe import Speed
+from groundup.study.probe import Speed, probe_plan, read_speeds
 from small_study import small_study, small_world
 
 THREE_LENGTHS = {"training.schedule.units": [1.0, 2.0, 3.0]}
@@ -144,3 +144,16 @@ def test_hours_count_the_work_once_and_no_less_than_the_longest_chain(plan, tmp_
     assert one == Hours(work=plan.shared_images, wall=plan.shared_images, processes=1)
     assert estimate_hours(plan, speeds, tmp_path, processes=100).wall == 24
     assert estimate_hours(plan, {}, tmp_path, processes=1) is None
+
+
+def test_a_probe_measures_each_kind_of_run_once_and_keeps_it(world, tmp_path, monkeypatch):
+    plan = build_plan(small_study(world), tmp_path)
+    said = []
+    speeds = probe_plan(plan, tmp_path, threads=1, note=said.append)
+    assert len(said) == 1, "the arms differ in their rate, on which no speed hangs"
+    assert set(speeds) == {run.key for run in plan.runs}
+    assert all(speed.training > 0 and speed.evaluation > 0 for speed in speeds.values())
+    monkeypatch.setattr("groundup.study.probe.measure", None)
+    assert probe_plan(plan, tmp_path, threads=1) == read_speeds(plan, tmp_path, threads=1) == speeds
+    assert read_speeds(plan, tmp_path, threads=2) == {}
+    assert estimate_hours(plan, speeds, tmp_path, processes=1).work > 0

@@ -307,7 +307,11 @@ def plan_pretraining(study: Study, name: str, base: Path) -> PretrainingPlan:
         DataError: its data cannot be used.
     """
     recipe = resolve_pretraining(study, name, base)
-    num_train, num_val = count_pictures(recipe)
+    try:
+        num_train, num_val = count_pictures(recipe)
+        check_schedule(recipe.training.schedule, num_train)
+    except GroundupError as error:
+        raise type(error)(f"pretraining.{name}: {error}") from None
     schedule, every = recipe.training.schedule, recipe.training.evaluate_every
     total = total_images(schedule, num_train)
     return PretrainingPlan(
