@@ -53,6 +53,7 @@ def plan(
     from groundup.study.plan import build_plan
     from groundup.study.probe import probe_plan, read_speeds
     from groundup.study.runner import threads_each
+    from groundup.study.search_results import read_winners
     from groundup.study.study import read_study, study_directory
 
     described = read_study(study)
@@ -67,7 +68,7 @@ def plan(
         study=described,
         folder=folder,
         plan=built,
-        differences=arm_differences(described, study_directory(folder)),
+        differences=arm_differences(described, study_directory(folder), read_winners(folder, described)),
         hours=estimate_hours(built, speeds, folder, processes=processes),
     )
     if as_json:

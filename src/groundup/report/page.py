@@ -23,7 +23,7 @@ from groundup.report.svg import file_svg, stylesheet
 from groundup.report.wording import neutral, typeset
 from groundup.study.answer import ANSWER, Answer, answer_study, read_answer, write_answer
 from groundup.study.results import PLAN, StudyResults, read_study_results
-from groundup.study.study import PRETRAINING, RUNS, STUDY
+from groundup.study.study import PRETRAINING, RUNS, SEARCH, STUDY
 
 REPORT = "report"
 """Folder of the report inside a study's folder."""
@@ -94,6 +94,7 @@ def newest_record(folder: Path) -> int:
     for pattern in ("log.jsonl", "result.json", "failure.json"):
         times += [path.stat().st_mtime_ns for path in (folder / RUNS).glob(f"*/{pattern}")]
         times += [path.stat().st_mtime_ns for path in (folder / PRETRAINING).glob(f"*/{pattern}")]
+        times += [path.stat().st_mtime_ns for path in (folder / SEARCH).glob(f"*/*/{pattern}")]
     return max(times, default=0)
 
 

@@ -41,6 +41,7 @@ from groundup.study.points import (
 )
 from groundup.study.results import StudyResults
 from groundup.study.samples import Samples
+from groundup.study.search_results import search_notes
 
 ANSWER = "answer.json"
 """The answer in a study's folder."""
@@ -303,7 +304,7 @@ def notes_on_runs(results: StudyResults) -> list[str]:
     for name, made in results.pretraining.items():
         if made.state != "done":
             notes.append(f"pre-training '{name}' is {STATES[made.state]}")
-    return notes
+    return [*notes, *search_notes(results.study)]
 
 
 def difference_rows(results: StudyResults, place: Place) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.config import differences, plain, vary
 from groundup.errors import GroundupError, UsageError
+from groundup.study.search_results import Winners
 from groundup.study.study import PRETRAINING, SCRATCH, Study, pretraining_of, seeds_of, study_directory
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class StudyRun:
     """Resolved; a start from the study's own pre-training is `pretraining:NAME`."""
 
 
-def expand(study: Study, folder: Path) -> list[StudyRun]:
+def expand(study: Study, folder: Path, winners: Winners | None = None) -> list[StudyRun]:
     """Every training of the study: arms, then points of the axes, then seeds, in the order of the file.
 
-    Relative paths start from the folder that the study was set down in, or the current one.
+    Relative paths start from the folder that the study was set down in, or the current one. Without `winners`
+    what the study searches has the base recipe's own values.
 
     Raises:
         UsageError: an option that does not exist or cannot be, with the key of the study that says so; arms
@@ -52,12 +54,19 @@ def expand(study: Study, folder: Path) -> list[StudyRun]:
             arm=arm,
             point=point,
             seed=seed,
-            recipe=resolve_run(whole, arm, {**changes[arm], **point, "seed": seed}, base),
+            recipe=resolve_run(
+                whole, arm, {**changes[arm], **won(winners, arm, point), **point, "seed": seed}, base
+            ),
         )
         for arm in study.arms
         for point in points_of(study)
         for seed in seeds_of(study, arm)
     ]
+
+
+def won(winners: Winners | None, arm: str, point: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study's search found for an arm at a point; nothing where nothing was searched."""
+    return {} if winners is None else winners.values_for(arm, point)
 
 
 def points_of(study: Study) -> Iterator[dict[str, Any]]:
@@ -186,7 +195,7 @@ def absolute_weights(reference: str, base: Path) -> str:
     return reference if reference.partition(":")[0] in SCHEMES else str(base / Path(reference).expanduser())
 
 
-def arm_recipes(study: Study, base: Path) -> dict[str, dict[str, Any]]:
+def arm_recipes(study: Study, base: Path, winners: Winners | None = None) -> dict[str, dict[str, Any]]:
     """Each arm's plain recipe at the first point and seed of the study, without the recipe's name.
 
     Raises:
@@ -195,14 +204,15 @@ def arm_recipes(study: Study, base: Path) -> dict[str, dict[str, Any]]:
     whole, point = base_recipe(study, base), next(points_of(study))
     recipes = {}
     for arm in study.arms:
-        changes = {**arm_changes(study, arm, base), **point, "seed": study.seeds[0]}
+        own = {**arm_changes(study, arm, base), **won(winners, arm, point)}
+        changes = {**own, **point, "seed": study.seeds[0]}
         recipes[arm] = plain(resolve_run(whole, arm, changes, base)) | {"name": ""}
     return recipes
 
 
-def arm_differences(study: Study, base: Path) -> dict[str, tuple[Any, ...]]:
+def arm_differences(study: Study, base: Path, winners: Winners | None = None) -> dict[str, tuple[Any, ...]]:
     """The options in which the arms are not all alike, with the value in each arm: the computed table."""
-    return differences(list(arm_recipes(study, base).values()))
+    return differences(list(arm_recipes(study, base, winners).values()))
 
 
 def refuse_equal_arms(study: Study, recipes: Mapping[str, Mapping[str, Any]]) -> None:

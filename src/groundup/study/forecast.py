@@ -10,6 +10,7 @@ from groundup.study.plan import LENGTHS, Plan, RunPlan
 from groundup.study.power import POWER, smallest_margin
 from groundup.study.probe import Speed
 from groundup.study.progress import read_progress
+from groundup.study.search_results import protocol_lines, search_notes
 from groundup.study.status import axis_words
 from groundup.study.study import PRETRAINING, RUNS, Study
 from groundup.study.worker import run_path
@@ -59,6 +60,7 @@ class Forecast:
         )
         yield "arms differ in"
         yield from (f"  {line}" for line in difference_lines(list(self.study.arms), self.differences))
+        yield from search_lines(self.study, self.plan, self.folder)
         yield "runs"
         yield from (f"  {line}" for line in tree_lines(self.plan, self.folder))
         yield from total_lines(self.plan, self.folder)
@@ -87,6 +89,25 @@ def difference_lines(arms: Sequence[str], differences: Mapping[str, Sequence[Any
         yield "nothing (an A/A study: seeds alone)"
     for name, values in differences.items():
         yield f"{name}: " + ", ".join(f"{arm}={value}" for arm, value in zip(arms, values, strict=True))
+
+
+def search_lines(study: Study, plan: Plan, folder: Path) -> Iterator[str]:
+    """What is searched before the runs, how far that is, and what is unknown until then."""
+    if study.search is None:
+        return
+    yield "search"
+    yield from (f"  {line}" for line in protocol_lines(study.search))
+    for search in plan.searches:
+        words = ", ".join([search.arm, *axis_words(search.place)])
+        ended = sum(read_progress(run_path(folder, one.key)).state == "done" for one in search.trials)
+        yield (
+            f"  {words}: {search.num_trials} trials, {search.num_train:,} images to learn from, "
+            f"judged on {search.num_val:,}{f'  done {ended}' if ended else ''}"
+        )
+    if plan.is_open:
+        held = ", ".join(f"{path}={value}" for path, value in plan.searches[0].base.items())
+        yield f"  unknown until it ends: {', '.join(study.search.space)}; below stands {held} of the recipe"
+    yield from (f"  note: {note}" for note in search_notes(study))
 
 
 def tree_lines(plan: Plan, folder: Path) -> Iterator[str]:
@@ -153,19 +174,22 @@ def done_note(runs: Sequence[RunPlan], images: int, folder: Path) -> str:
 def total_lines(plan: Plan, folder: Path) -> Iterator[str]:
     """Images in all, with and without sharing, and what is left of them."""
     shared, unshared = plan.shared_images, plan.unshared_images
-    left = sum(images_left(run, folder) for run in plan.runs)
+    left = sum(images_left(run, folder) for run in (*plan.runs, *plan.trials))
     yield f"images     {shared:,} in {len(plan.runs)} runs with shared trunks; {unshared:,} run by run " + (
         f"({unshared / shared:.2f} times as many)" if shared else ""
     )
     made = sum(one.total_images for one in plan.pretraining)
     if made:
         yield f"           {made:,} more in pre-training"
+    searched = sum(search.num_trials * search.trials[0].total_images for search in plan.searches)
+    if searched:
+        yield f"           {searched:,} more in the search"
     yield f"left       {left:,} images"
 
 
 def images_left(run: RunPlan, folder: Path) -> int:
     """Images that are still to be trained for this run itself."""
-    progress = read_progress(folder / RUNS / run.key)
+    progress = read_progress(run_path(folder, run.key))
     if progress.state == "done":
         return 0
     return run.own_images - max(0, progress.images_seen - run.branch_images)
@@ -211,6 +235,7 @@ def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, pro
     if any(run.key not in speeds for run in plan.runs):
         return None
     seconds = {run.key: seconds_left(run, speeds[run.key], folder) for run in plan.runs}
+    searched, followers = search_seconds(plan, speeds, folder)
     chains = [seconds[run.key] for run in plan.runs if run.parent is None]
     for run in plan.runs:
         if run.parent is not None:
@@ -218,8 +243,28 @@ def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, pro
             share = run.branch_images / trunk.total_images
             chains.append(seconds[run.key] + share * seconds[trunk.key])
     work = sum(seconds.values())
-    wall = max([work / processes, *chains])
-    return Hours(work=work / SECONDS_AN_HOUR, wall=wall / SECONDS_AN_HOUR, processes=processes)
+    # Runs wait for the search, so the two times add up.
+    wall = max([work / processes, *chains]) + max([sum(searched) / processes, *followers])
+    return Hours(
+        work=(work + sum(searched)) / SECONDS_AN_HOUR, wall=wall / SECONDS_AN_HOUR, processes=processes
+    )
+
+
+def search_seconds(plan: Plan, speeds: Mapping[str, Speed], folder: Path) -> tuple[list[float], list[float]]:
+    """Seconds of what is left of each search, and those that cannot be shared out, at its arm's runs' speed.
+
+    Trials that are not known yet follow one another and take as long as the first.
+    """
+    work, chains = [], []
+    for search in plan.searches:
+        speed = next(speeds[run.key] for run in plan.runs if run.arm == search.arm)
+        left = [seconds_left(trial, speed, folder) for trial in search.trials]
+        first = search.trials[0]
+        whole = first.total_images * speed.training + first.num_val * speed.evaluation
+        unknown = (search.num_trials - len(search.trials)) * whole
+        work.append(sum(left) + unknown)
+        chains.append(max(left) + unknown)
+    return work, chains
 
 
 def seconds_left(run: RunPlan, speed: Speed, folder: Path) -> float:

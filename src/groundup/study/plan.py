@@ -1,10 +1,10 @@
 """What a study will carry out: every run with what it shares, how long it is, and what that comes to.
 
-Building a plan opens the data and starts nothing. Reading one needs no torch.
+Building a plan opens the data and starts nothing. What it is made of is in `planned`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,128 +17,50 @@ from groundup.engine.schedule import (
     warmup_length,
 )
 from groundup.errors import GroundupError, UsageError
-from groundup.records import digest_of, read_json, write_json
-from groundup.study.expansion import SCHEMES, StudyRun, expand, resolve_pretraining
-from groundup.study.results import PLAN
+from groundup.study.expansion import StudyRun, expand, resolve_pretraining
+from groundup.study.keys import OpenedData, key_of, made_here, weights_identity
+from groundup.study.planned import (
+    Plan,
+    PretrainingPlan,
+    RunPlan,
+    SearchPlan,
+    read_plan,
+    write_plan,
+)
+from groundup.study.search import DescribedSearch, describe_searches
+from groundup.study.search_options import LENGTH_PATHS
+from groundup.study.search_results import read_winners
 from groundup.study.sharing import common_warmup, share_trunks, trunk_of
-from groundup.study.study import PRETRAINING, Study, study_directory
+from groundup.study.study import Study, study_directory
 
-LENGTHS = ("training.schedule.units", "training.schedule.images")
+__all__ = [
+    "LENGTHS",
+    "Plan",
+    "PretrainingPlan",
+    "RunPlan",
+    "SearchPlan",
+    "build_plan",
+    "count_evaluations",
+    "read_plan",
+    "write_plan",
+]
+
+LENGTHS = LENGTH_PATHS
 """Axes along which runs share trunks."""
-KEY_DIGITS = 6
-"""Hexadecimal digits in a run's key; arm, axes and seed are in it by name."""
-NAME_CHARACTERS = 40
-"""Of an arm or an axis value in a key: file systems allow 255 bytes in a name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPlan:
-    """One training: an arm at one point of the axes with one seed."""
-
-    key: str
-    """Name of its folder under `runs/`: arm, values of the axes, seed, digits of its identity."""
-    arm: str
-    point: dict[str, Any]
-    """Value of each axis by dotted path."""
-    seed: int
-    total_images: int
-    """Images it sees, those of its trunk included."""
-    drops: tuple[int, ...]
-    """Images seen from which on each drop of the rate holds, rising."""
-    warmup: int
-    """Images of the warm-up."""
-    unit_images: int
-    """Images of one unit."""
-    parent: str | None
-    """Key of the run whose trunk it shares; None where it begins by itself."""
-    branch_images: int
-    """Images taken over from the parent; 0 without one."""
-    own_images: int
-    """Images that are trained for it alone: the total without the branch's."""
-    num_train: int
-    """Photographs of its training set."""
-    num_val: int
-    """Photographs it is evaluated on."""
-    num_evaluations: int
-    """Evaluations it makes itself."""
-    pretraining: str | None
-    """The study's pre-training that it starts from."""
-    recipe: dict[str, Any]
-    """Plain resolved recipe; a start from the study's own pre-training is `pretraining:NAME` in it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainingPlan:
-    """One pre-training of the study."""
-
-    name: str
-    total_images: int
-    num_train: int
-    num_val: int
-    num_evaluations: int
-    recipe: dict[str, Any]
-    """Plain resolved recipe."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Everything a study carries out."""
-
-    runs: tuple[RunPlan, ...]
-    """In the order of the study: arms, points, seeds."""
-    pretraining: tuple[PretrainingPlan, ...]
-    commands: tuple[str, ...] = ()
-    """What carries the study out, line by line, for the report."""
-
-    @property
-    def shared_images(self) -> int:
-        """Images to train, pre-training left out, where what is equal is trained once."""
-        return sum(run.own_images for run in self.runs)
-
-    @property
-    def unshared_images(self) -> int:
-        """The same run by run."""
-        return sum(run.total_images for run in self.runs)
-
-    def run(self, key: str) -> RunPlan:
-        """The run of that key."""
-        return next(run for run in self.runs if run.key == key)
-
-    def branches_of(self, key: str) -> tuple[RunPlan, ...]:
-        """The runs that share this one's trunk, those that leave it first first."""
-        found = [run for run in self.runs if run.parent == key]
-        return tuple(sorted(found, key=lambda run: run.branch_images))
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "runs": [asdict(run) for run in self.runs],
-            "pretraining": [asdict(one) for one in self.pretraining],
-            "commands": list(self.commands),
-            "shared_images": self.shared_images,
-            "unshared_images": self.unshared_images,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedData:
-    """What a plan needs to know of a recipe's data."""
-
-    num_train: int
-    num_val: int
-    train_digest: str
-    val_digest: str
 
 
 def build_plan(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> Plan:
     """The plan of a study in its folder, which need not exist. Opens the data; starts and writes nothing.
+
+    What won in the study's search is read from the folder; before it is known the plan is open.
 
     Raises:
         UsageError: the study cannot be carried out as it is written; arms are judged on different images.
         DataError: data or weights that cannot be used.
     """
     base = study_directory(folder)
-    described = expand(study, folder)
+    winners = read_winners(folder, study)
+    described = expand(study, folder, winners)
     opened = open_all(described)
     refuse_unpaired(described, opened)
     described = with_common_warmup(described, opened)
@@ -158,7 +80,32 @@ def build_plan(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> P
             zip(described, opened, keys, shares, strict=True)
         )
     ]
-    return Plan(runs=tuple(runs), pretraining=pretraining, commands=tuple(commands))
+    return Plan(
+        runs=tuple(runs),
+        pretraining=pretraining,
+        searches=tuple(plan_search(study, search) for search in describe_searches(study, folder, made)),
+        is_open=study.search is not None and winners is None,
+        commands=tuple(commands),
+    )
+
+
+def plan_search(study: Study, search: DescribedSearch) -> SearchPlan:
+    """The plan of one search.
+
+    Raises:
+        UsageError: the schedule of a trial cannot be on data of this size.
+    """
+    assert study.search is not None, "asked of studies that search"
+    return SearchPlan(
+        arm=search.arm,
+        place=search.place,
+        point=search.point,
+        base=search.base,
+        num_trials=study.search.trials_each,
+        num_train=search.data.num_train,
+        num_val=search.data.num_val,
+        trials=tuple(plan_run(one.run, search.data, one.key, None, 0, None) for one in search.trials),
+    )
 
 
 def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
@@ -293,12 +240,6 @@ def count_evaluations(begin: int, end: int, every: int | None, batch_size: int) 
     return before_last // every - begin // every + 1
 
 
-def made_here(weights: str | None) -> str | None:
-    """The study's pre-training that weights mean; None for others."""
-    prefix = f"{PRETRAINING}:"
-    return weights.removeprefix(prefix) if weights is not None and weights.startswith(prefix) else None
-
-
 def plan_pretraining(study: Study, name: str, base: Path) -> PretrainingPlan:
     """The plan of one pre-training.
 
@@ -322,83 +263,6 @@ def plan_pretraining(study: Study, name: str, base: Path) -> PretrainingPlan:
         num_evaluations=count_evaluations(0, total, every, schedule.batch_size),
         recipe=plain(recipe),
     )
-
-
-def key_of(run: StudyRun, data: OpenedData, weights: Mapping[str | None, str | None]) -> str:
-    """The run's folder name. It follows the contents of files, not their paths, and is a name anywhere.
-
-    `weights` gives what identifies weights by their reference.
-    """
-    values = trunk_of(plain(run.recipe))
-    values["training"]["schedule"] = plain(run.recipe.training.schedule)
-    values["data"] = {**values["data"], "train": data.train_digest, "val": data.val_digest}
-    values["start"] = {**values["start"], "weights": weights[run.recipe.start.weights]}
-    axes = [f"{path.rsplit('.', 1)[-1]}-{plain_name(value)}" for path, value in run.point.items()]
-    words = [plain_name(run.arm), *axes, f"seed-{run.seed}", fingerprint(values)[:KEY_DIGITS]]
-    return "_".join(words)
-
-
-def plain_name(value: Any) -> str:
-    """Letters, digits, points and hyphens of a value's text."""
-    text = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in str(value))
-    return text.strip("-.")[:NAME_CHARACTERS] or "x"
-
-
-def weights_identity(reference: str | None, made: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What identifies weights before they are loaded: a digest, a library's name, the recipe that makes them.
-
-    Raises:
-        DataError: a file that is not there.
-    """
-    if reference is None:
-        return None
-    name = made_here(reference)
-    if name is not None:
-        return fingerprint({**made[name], "loader": None})
-    if reference.partition(":")[0] in SCHEMES:
-        return reference
-    from groundup.models.weights import local_file
-
-    return digest_of(local_file(reference))
-
-
-def write_plan(folder: Path, plan: Plan) -> None:
-    """Write plan.json.
-
-    Raises:
-        UsageError: other runs stand there: data or weights have changed since the study was begun.
-    """
-    path = folder / PLAN
-    if path.exists():
-        before = {str(run["key"]) for run in read_json(path).get("runs", ())}
-        now = {run.key for run in plan.runs}
-        if before != now:
-            gone, new = min(before - now, default="nothing"), min(now - before, default="nothing")
-            raise UsageError(
-                f"{path}: data or weights have changed since the study was begun (it plans {gone}, "
-                f"now it would be {new}); restore them, or begin a new study"
-            )
-    write_json(path, plan.to_json())
-
-
-def read_plan(folder: Path) -> Plan:
-    """The plan that was written.
-
-    Raises:
-        UsageError: there is none, or it is damaged.
-    """
-    path = folder / PLAN
-    if not path.exists():
-        raise UsageError(f"{folder}: has no {PLAN}; `groundup study run` writes it")
-    values = read_json(path)
-    try:
-        return Plan(
-            runs=tuple(RunPlan(**{**run, "drops": tuple(run["drops"])}) for run in values["runs"]),
-            pretraining=tuple(PretrainingPlan(**one) for one in values["pretraining"]),
-            commands=tuple(values["commands"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{path}: damaged: {error}; remove it and run `groundup study run` again") from None
 
 
 def count_pictures(recipe: Any) -> tuple[int, int]:

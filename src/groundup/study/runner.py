@@ -10,20 +10,28 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
 from groundup.engine.stop import StopFlag
-from groundup.errors import EXIT_RESUMABLE, CheckpointError, GroundupError, Interrupted
+from groundup.errors import (
+    EXIT_RESUMABLE,
+    CheckpointError,
+    DivergedError,
+    GroundupError,
+    Interrupted,
+)
 from groundup.records import is_held, lock_folder, write_json
 from groundup.study.display import Display
 from groundup.study.plan import Plan, RunPlan, build_plan, read_plan, write_plan
 from groundup.study.results import FAILURE, LOG, PLAN, RESULT
+from groundup.study.search import write_trial_data
+from groundup.study.search_results import conclude_search, is_diverged, is_trial, read_searches
 from groundup.study.status import axis_words, read_status
-from groundup.study.study import PRETRAINING, Study, register_study
+from groundup.study.study import PRETRAINING, Study, load_study, register_study
 from groundup.study.worker import run_path
 from groundup.study.workers import STDERR, Workers
 
@@ -104,17 +112,35 @@ def run_study(
         only_runner(folder),
         StopFlag(time_limit) as stop,
         Display(quiet=quiet) as display,
+        ExitStack() as stack,
     ):
-        runner = Runner(folder, plan, display, processes)
-        if runner.is_finished:
-            return runner.outcome()
-        if workers is not None:
-            runner.work(workers, stop)
-        else:
-            with Workers(threads=count, devices=visible_devices()) as own:
-                runner.work(own, stop)
-        display.show(read_status(folder))
-        return runner.outcome()
+        while True:
+            runner = Runner(folder, plan, display, processes)
+            if not runner.is_finished:
+                if workers is None:
+                    workers = stack.enter_context(Workers(threads=count, devices=visible_devices()))
+                runner.work(workers, stop)
+                display.show(read_status(folder))
+            outcome = runner.outcome()
+            if not plan.is_open or outcome.failed or outcome.interrupted:
+                return outcome
+            plan = follow_search(folder, plan, display)
+
+
+def follow_search(folder: Path, plan: Plan, display: Display) -> Plan:
+    """The plan after its known trials have ended: further trials, or the runs with what won.
+
+    Raises:
+        UsageError: no trial of a search has a score.
+        DataError: data or weights cannot be used any more.
+    """
+    if conclude_search(folder):
+        for search in read_searches(folder):
+            words = [search.arm, *axis_words(search.place)]
+            display.note(f"won      {', '.join(words)}: {search.winner}, {search.why}")
+    plan = build_plan(load_study(folder), folder, commands=plan.commands)
+    write_plan(folder, plan)
+    return plan
 
 
 def begin_study(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> Plan:
@@ -130,6 +156,7 @@ def begin_study(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> 
         commands = read_plan(folder).commands or commands
     plan = build_plan(study, folder, commands=commands)
     register_study(folder, study)
+    write_trial_data(study, folder)
     write_plan(folder, plan)
     return plan
 
@@ -170,9 +197,11 @@ class Runner:
     def __init__(self, folder: Path, plan: Plan, display: Display, processes: int) -> None:
         """Look at what exists; trunks come before their branches, long runs before short ones."""
         self._folder, self._plan, self._display, self._processes = folder, plan, display, processes
-        self._runs: dict[str, RunPlan] = {run.key: run for run in plan.runs}
+        runs = () if plan.is_open else plan.runs
+        self._runs: dict[str, RunPlan] = {run.key: run for run in (*plan.trials, *runs)}
         keys = [f"{PRETRAINING}:{one.name}" for one in plan.pretraining]
-        keys += [run.key for run in sorted(plan.runs, key=lambda run: run.parent is not None)]
+        keys += [trial.key for trial in plan.trials]
+        keys += [run.key for run in sorted(runs, key=lambda run: run.parent is not None)]
         self._done = [key for key in keys if self.is_done(key)]
         self._waiting = [key for key in keys if key not in self._done]
         self._active: set[str] = set()
@@ -252,8 +281,8 @@ class Runner:
         return any(self.path(key).glob("checkpoints/images_*/COMMIT"))
 
     def is_done(self, key: str) -> bool:
-        """Whether its result is there."""
-        return (self.path(key) / RESULT).exists()
+        """Whether its result is there; that a trial diverges is one."""
+        return (self.path(key) / RESULT).exists() or (is_trial(key) and is_diverged(self.path(key)))
 
     def path(self, key: str) -> Path:
         """The run's folder."""
@@ -303,13 +332,20 @@ class Runner:
             time_of = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"message": message, "exit_code": status, "time": time_of}
             write_json(self.path(key) / FAILURE, record)
+            if is_trial(key) and status == DivergedError.exit_code:
+                self._done.append(key)
+                self._display.note(f"diverged {self.title(key)}")
+                return
             self._failed[key] = message
             self._display.note(f"failed   {self.title(key)}: {message}", always=True)
 
     def title(self, key: str) -> str:
         """The run in words."""
         run = self._runs.get(key)
-        return key if run is None else ", ".join([run.arm, *axis_words(run.point), f"seed {run.seed}"])
+        if run is None:
+            return key
+        kind = ["trial"] if is_trial(key) else []
+        return ", ".join([*kind, run.arm, *axis_words(run.point), f"seed {run.seed}"])
 
 
 def failure_message(stderr: Path, status: int) -> str:

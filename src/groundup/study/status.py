@@ -9,6 +9,7 @@ from groundup.errors import GroundupError
 from groundup.study.plan import Plan, PretrainingPlan, RunPlan, read_plan
 from groundup.study.progress import Activity, RunProgress, read_progress
 from groundup.study.results import PLAN
+from groundup.study.search_results import is_trial
 from groundup.study.study import PRETRAINING, STUDY, load_study, read_study
 from groundup.study.worker import run_path
 
@@ -21,11 +22,11 @@ class StatusRow:
     """One run, or one pre-training."""
 
     key: str
-    """Folder name; `pretraining:NAME` for a pre-training."""
+    """Folder name; `pretraining:NAME` for a pre-training, `search:ARM/NAME` for a trial."""
     arm: str
     point: dict[str, Any]
     seed: int | None
-    """None for a pre-training."""
+    """None for a pre-training and for a trial."""
     state: Activity
     images_seen: int
     total_images: int
@@ -63,12 +64,12 @@ class StudyStatus:
     name: str
     folder: Path
     rows: tuple[StatusRow, ...]
-    """Pre-training first, then runs in the order of the plan."""
+    """Pre-training first, then trials, then runs, in the order of the plan."""
     shared_images: int
-    """Images to train, pre-training left out."""
+    """Images to train, pre-training and trials left out."""
 
     def count(self, state: Activity) -> int:
-        """Runs in that state, pre-training included."""
+        """Runs in that state, pre-training and trials included."""
         return sum(row.state == state for row in self.rows)
 
     @property
@@ -167,22 +168,23 @@ def rows_of(plan: Plan, folder: Path, endpoint: str) -> Iterator[StatusRow]:
     for one in plan.pretraining:
         key = f"{PRETRAINING}:{one.name}"
         yield row_of(one, key, read_progress(run_path(folder, key)), endpoint)
-    for run in plan.runs:
+    for run in (*plan.trials, *plan.runs):
         yield row_of(run, run.key, read_progress(run_path(folder, run.key)), endpoint)
 
 
 def row_of(plan: RunPlan | PretrainingPlan, key: str, progress: RunProgress, endpoint: str) -> StatusRow:
     """The row of one run."""
     run = plan if isinstance(plan, RunPlan) else None
+    name = key if run is None else f"trial: {run.arm}" if is_trial(key) else run.arm
     metric, score = headline(progress.metrics, endpoint)
     speed, left = progress.images_per_second, None
     if progress.state == "running" and speed:
         left = max(0, plan.total_images - progress.images_seen) / speed
     return StatusRow(
         key=key,
-        arm=key if run is None else run.arm,
+        arm=name,
         point={} if run is None else run.point,
-        seed=None if run is None else run.seed,
+        seed=None if run is None or is_trial(key) else run.seed,
         state=progress.state,
         images_seen=plan.total_images if progress.state == "done" else progress.images_seen,
         total_images=plan.total_images,

@@ -19,8 +19,10 @@ from typing import Any, NoReturn
 
 from groundup.errors import EXIT_INTERNAL, CheckpointError, GroundupError
 from groundup.records import read_json
-from groundup.study.plan import PretrainingPlan, RunPlan, made_here, read_plan
+from groundup.study.keys import made_here
+from groundup.study.plan import PretrainingPlan, RunPlan, read_plan
 from groundup.study.results import RECIPE, RECORD, RESULT
+from groundup.study.search_results import is_trial, trial_path
 from groundup.study.study import PRETRAINING, RUNS
 
 START_REPORT = "start.json"
@@ -44,7 +46,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def run_path(folder: Path, key: str) -> Path:
-    """The folder of a run, or of a pre-training where the key is `pretraining:NAME`."""
+    """The folder of a run, of a pre-training (`pretraining:NAME`) or of a trial (`search:ARM/NAME`)."""
+    if is_trial(key):
+        return trial_path(folder, key)
     made = made_here(key)
     return folder / RUNS / key if made is None else folder / PRETRAINING / made
 
@@ -71,7 +75,7 @@ def carry_out(folder: Path, key: str, *, quiet: bool = True) -> dict[str, Any]:
     recipe = read_tree(Recipe, with_own_weights(run.recipe, folder))
     if run.parent is not None:
         take_over_trunk(folder, run, recipe)
-    return train_run(recipe, folder / RUNS / key, quiet=quiet)
+    return train_run(recipe, run_path(folder, key), quiet=quiet)
 
 
 def pretrain(plan: PretrainingPlan, folder: Path, quiet: bool) -> dict[str, Any]:
