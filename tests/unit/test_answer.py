@@ -144,6 +144,7 @@ def test_catching_up_is_found_where_the_arms_end_alike(tmp_path, world):
 def test_one_schedule_gives_a_curve_for_illustration(tmp_path, world):
     answer = answer_study(small(tmp_path, world, units=(3,), seeds=(0,)))
     assert answer.crossover["in_run"]
+    assert answer.findings == []
     assert answer.crossover["sentence"].startswith("Inside one schedule, as an illustration")
     assert answer.provisional
     assert all(row["image_only"] for row in answer.curves)
@@ -310,6 +311,24 @@ def test_overfitting_is_the_way_down_from_the_best_evaluation(results, answer):
     assert row["val_AP_end"] == pytest.approx(np.mean([100 * run.end.metrics["box/AP"] for run in runs]))
     assert row["drop_from_best"] >= 0
     assert row["train_loss_end"] == pytest.approx(np.mean([run.losses[-1][1] for run in runs]))
+
+
+def test_the_findings_of_the_paper_are_in_the_answer_and_agree_with_its_verdict(answer):
+    assert [row["number"] for row in answer.findings] == [1, 2, 3, 4, 5, 6]
+    no_worse = answer.findings[2]["measures"][0]
+    assert no_worse["value"] == pytest.approx(answer.primary["delta"])
+    assert [no_worse["low"], no_worse["high"]] == pytest.approx(
+        answer.primary["verdict"]["equivalence_interval"]
+    )
+    assert answer.findings[3]["mark"] == "confirmed"
+
+
+def test_evaluations_at_an_end_and_on_the_way_stand_side_by_side(results):
+    samples = Samples(results.question)
+    first, second = results.runs_of(CANDIDATE, {UNITS: 2, FRACTION: 1})
+    assert samples.at_end([first], "bbox")
+    found = samples.on_curve([first.curve[-1], second.curve[0]], "bbox")
+    assert found.points.shape == (2,)
 
 
 def test_an_answer_survives_its_file(answer, tmp_path):

@@ -22,6 +22,7 @@ SECTIONS = [
     "curves",
     "endpoints",
     "data",
+    "findings",
     "bill",
     "errors",
     "disagreements",
@@ -133,6 +134,21 @@ def test_numbers_on_the_page_are_those_of_the_answer(study, page):
     for row in mine:
         groups.setdefault((str(row["point"]), row["arm"]), []).append(points_text(row["mean"]))
     assert shown == [value for values in groups.values() for value in values]
+
+
+def test_every_finding_of_the_paper_has_its_row_and_its_numbers_a_file(study, path, page):
+    answer = read_answer(study)
+    rows = page.tables["findings"][1:]
+    assert len(rows) == len(answer.findings) == 6
+    for shown, row in zip(rows, answer.findings, strict=True):
+        assert shown[0].startswith(f"{row['number']}. {row['title']}")
+        assert typeset(row["sentence"]) == shown[1].strip()
+        assert row["mark"] in shown[3]
+    assert f"To finding 5: {answer.findings[4]['beside'][0]}" in page.text
+    with (path.parent / "tables" / "findings.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    measures = [measure for row in answer.findings for measure in row["measures"]]
+    assert [float(one["value"]) for one in records if one["value"]] == [one["value"] for one in measures]
 
 
 def test_searches_are_on_the_bill(page):

@@ -9,7 +9,9 @@ from groundup.report.evidence import (
     errors_section,
     overfitting_section,
 )
+from groundup.report.findings import findings_section
 from groundup.report.parts import Material, Section
+from groundup.report.searches import search_section
 
 
 def build_sections(material: Material) -> list[Section]:
@@ -19,6 +21,8 @@ def build_sections(material: Material) -> list[Section]:
         curves_section,
         endpoints_section,
         data_section,
+        findings_section,
+        search_section,
         bill_section,
         errors_section,
         disagreements_section,
