@@ -1,26 +1,30 @@
 """A study is carried out by processes, survives faults and kills, and shares trunks bit for bit."""
 
+import io
 import json
 import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from groundup.cli.study_commands import app
 from groundup.config import read_tree
 from groundup.engine.journal import open_log
-from groundup.errors import CheckpointError, Interrupted
+from groundup.errors import CheckpointError, Interrupted, UsageError
 from groundup.records import is_held, lock_folder
 from groundup.run import Recipe, train_run
 from groundup.run_folder import LOAD_REPORT
 from groundup.study import worker
+from groundup.study.display import Display
 from groundup.study.runner import FailedRunsError, begin_study, run_study
 from groundup.study.status import find_studies, read_status
 from groundup.study.workers import STDERR, Workers, WorkersLostError
-from small_study import small_study, small_world
+from small_study import small_pretraining, small_study, small_world
 from small_training import lines_of
 
 LONG = {"training.schedule.units": [1.0, 12.0]}
@@ -46,14 +50,18 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def carried_out(world, workers, tmp_path_factory):
-    """A study with a third arm that cannot be trained; its folder, plan and outcome."""
+    """Both starts, pre-training included, and an arm that cannot be trained; its folder, plan and outcome."""
     folder = tmp_path_factory.mktemp("studies") / "small"
-    arms = {
-        "slow": {"training.schedule.lr": 0.001},
-        "fast": {"training.schedule.lr": 0.002},
-        "broken": {"training.schedule.lr": 1e30},
-    }
-    study = small_study(world, arms=arms)
+    study = small_study(
+        world,
+        question={"candidate": "scratch", "reference": "fine-tuned", "margin": 1.0},
+        arms={
+            "scratch": {"start": "scratch"},
+            "fine-tuned": {"start": "pretraining:stars"},
+            "broken": {"training.schedule.lr": 1e30},
+        },
+        pretraining=small_pretraining(folder.parent / "objects"),
+    )
     plan = begin_study(study, folder, commands=["groundup study run small.yaml"])
     return folder, plan, run_study(folder, processes=2, quiet=True, workers=workers)
 
@@ -62,11 +70,13 @@ def run_of(plan, arm, units):
     return next(r for r in plan.runs if r.arm == arm and r.point["training.schedule.units"] == units)
 
 
-def test_a_branch_equals_the_straight_run_in_weights_records_and_metrics(carried_out, tmp_path):
+@pytest.mark.parametrize("arm", ["scratch", "fine-tuned"])
+def test_a_branch_equals_the_straight_run_in_weights_records_and_metrics(arm, carried_out, tmp_path):
     folder, plan, _ = carried_out
-    run = run_of(plan, "slow", 1.0)
+    run = run_of(plan, arm, 1.0)
     assert run.branch_images > 0
-    straight = train_run(read_tree(Recipe, run.recipe), tmp_path / "straight", quiet=True)
+    recipe = read_tree(Recipe, worker.with_own_weights(run.recipe, folder))
+    straight = train_run(recipe, tmp_path / "straight", quiet=True)
     branch = folder / "runs" / run.key
     result = json.loads((branch / "result.json").read_text())
     assert (branch / straight["checkpoint"] / "model.safetensors").read_bytes() == (
@@ -93,7 +103,7 @@ def test_a_failed_run_is_reported_and_stops_only_what_begins_from_it(carried_out
     assert "not finite" in outcome.failed[broken.key]
     assert set(outcome.skipped) == {child.key}
     assert broken.key in outcome.skipped[child.key]
-    assert len(outcome.done) == 4
+    assert len(outcome.done) == 5
     failure = json.loads((folder / "runs" / broken.key / "failure.json").read_text())
     assert failure["exit_code"] == 4
     assert failure["message"] == outcome.failed[broken.key]
@@ -105,9 +115,9 @@ def test_a_failed_run_is_reported_and_stops_only_what_begins_from_it(carried_out
 def test_status_says_what_is_done_and_what_failed(carried_out):
     folder, plan, _ = carried_out
     status = read_status(folder)
-    assert [row.key for row in status.rows] == [run.key for run in plan.runs]
-    assert (status.count("done"), status.count("failed"), status.count("missing")) == (4, 1, 1)
-    done = next(row for row in status.rows if row.state == "done")
+    assert [row.key for row in status.rows] == ["pretraining:stars", *(run.key for run in plan.runs)]
+    assert (status.count("done"), status.count("failed"), status.count("missing")) == (5, 1, 1)
+    done = next(row for row in status.rows if row.arm == "scratch")
     assert done.metric == "box/AP"
     assert done.score is not None
     text = "\n".join(status.lines())
@@ -121,15 +131,16 @@ def test_the_command_line_plans_and_shows_without_starting_anything(carried_out)
     call = CliRunner()
     shown = call.invoke(app, ["status", str(folder), "--json"])
     assert shown.exit_code == 0
-    assert len(json.loads(shown.stdout)["runs"]) == 6
+    assert len(json.loads(shown.stdout)["runs"]) == 7
     planned = call.invoke(app, ["plan", str(folder), "--no-probe", "--json"])
     assert planned.exit_code == 0, planned.output
     values = json.loads(planned.stdout)
     assert values["hours"] is None
-    assert values["differences"] == {"training.schedule.lr": [0.001, 0.002, 1e30]}
+    assert values["differences"]["start.weights"] == [None, "pretraining:stars", None]
+    assert [one["total_images"] for one in values["pretraining"]] == [16]
     listed = call.invoke(app, ["list", str(folder.parent)])
-    assert "6 runs (4 done, 1 missing, 1 failed)" in listed.stdout
-    assert len(outcome.done) == 4
+    assert "7 runs (5 done, 1 missing, 1 failed)" in listed.stdout
+    assert len(outcome.done) == 5
 
 
 def test_a_second_runner_says_that_there_is_one(carried_out):
@@ -196,10 +207,26 @@ def test_trainings_stop_by_themselves_when_those_who_started_them_are_killed(wor
     assert list(log.parent.glob("checkpoints/images_*/COMMIT"))
 
 
-def test_a_changed_study_is_refused_before_anything_is_trained(carried_out, world):
+def test_a_changed_study_is_refused_before_anything_is_trained(world, tmp_path):
+    begin_study(small_study(world), tmp_path)
+    begin_study(small_study(world), tmp_path)
+    with pytest.raises(UsageError, match=r"is not changed: seeds is \[0\], now \[1\]"):
+        begin_study(small_study(world, seeds=[1]), tmp_path)
+
+
+def test_the_table_fits_the_terminal_and_shows_names_as_they_are(carried_out):
     folder, *_ = carried_out
-    with pytest.raises(Exception, match="is not changed: arms is"):
-        begin_study(small_study(world), folder)
+    console = Console(force_terminal=True, width=100, height=8, record=True, file=io.StringIO())
+    status = read_status(folder)
+    rows = (replace(status.rows[0], arm="[red]not markup[/red]"), *status.rows[1:])
+    with Display(console=console) as display:
+        console.print(display.table(replace(status, rows=rows, shared_images=1000)))
+    text = console.export_text()
+    assert "(5 runs are not shown)" in text
+    assert "broken, units=2.0" in text
+    large = Console(force_terminal=True, width=100, height=50, record=True, file=io.StringIO())
+    large.print(Display(console=large).table(replace(status, rows=rows)))
+    assert "[red]not markup[/red]" in large.export_text()
 
 
 def test_names_of_files_are_those_that_runs_write():

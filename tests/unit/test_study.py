@@ -147,6 +147,9 @@ def test_a_study_is_set_down_once(tmp_path):
     assert load_study(tmp_path) == read_study(tmp_path) == study
     with pytest.raises(UsageError, match="is not changed: seeds is"):
         register_study(tmp_path, Study.model_validate(varied(seeds=[0, 1, 3])))
+    more = {**VALUES["arms"], "third": {}}
+    with pytest.raises(UsageError, match="is not changed: arms is"):
+        register_study(tmp_path, Study.model_validate(varied(arms=more)))
     edited = (tmp_path / STUDY).read_text().replace('"tiny"', '"teeny"')
     (tmp_path / STUDY).write_text(edited)
     with pytest.raises(UsageError, match="was edited after it was set down"):

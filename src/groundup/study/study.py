@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from groundup.config import Options, did_you_mean, fingerprint, plain, read_tree, read_yaml
+from groundup.config import Options, did_you_mean, differences, fingerprint, plain, read_tree, read_yaml
 from groundup.errors import UsageError
 from groundup.records import read_json, write_json
 from groundup.study.compare import Question, register_question
@@ -342,11 +342,14 @@ def study_directory(folder: Path) -> Path:
 
 
 def changed_key(first: Study, second: Study) -> tuple[str, Any, Any]:
-    """The first key in which two studies differ, with both values; an empty key where they are equal.
+    """The first key in which two studies differ, dotted, with both values; an empty key where they are equal.
 
     Order counts in none but lists.
     """
     before, after = plain(first), plain(second)
+    for name, (was, now) in differences([before, after]).items():
+        return name, was, now
+    # An arm without changes has no leaf to differ in.
     names = dict.fromkeys([*before, *after])
     return next(
         ((name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)),
