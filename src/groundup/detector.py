@@ -136,7 +136,9 @@ def evaluate_run(
     else:
         index = open_index(annotations, images, masks=masks, max_dropped_ratio=recipe.data.max_dropped_ratio)
     refuse_unknown_categories(index, detector.categories)
-    where = out or folder / "evaluations" / "newest"
+    # Another set's scores have a folder of their own, or they would stand under the name of the run's.
+    name = "newest" if annotations is None else f"newest_{index.digest[:12]}"
+    where = out or folder / "evaluations" / name
     evaluation = evaluate_detector(
         detector.model,
         recipe,
