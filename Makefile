@@ -11,7 +11,7 @@ BIN := .venv/bin
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/ready  ## train a small Mask R-CNN from scratch on drawn scenes, evaluate it, draw what it found
+demo: .venv/ready  ## the question answered on drawn scenes; the page is runs/demo/study/report/report.html
 	$(BIN)/groundup demo --out runs/demo
 
 test: .venv/ready  ## the default suite
