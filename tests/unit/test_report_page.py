@@ -142,8 +142,8 @@ def test_every_finding_of_the_paper_has_its_row_and_its_numbers_a_file(study, pa
     assert len(rows) == len(answer.findings) == 6
     for shown, row in zip(rows, answer.findings, strict=True):
         assert shown[0].startswith(f"{row['number']}. {row['title']}")
-        assert typeset(row["sentence"]) == shown[1].strip()
-        assert row["mark"] in shown[3]
+        assert typeset(row["sentence"]) == shown[2].strip()
+        assert row["mark"] in shown[1]
     assert f"To finding 5: {answer.findings[4]['beside'][0]}" in page.text
     with (path.parent / "tables" / "findings.csv").open(newline="") as file:
         records = list(csv.DictReader(file))

@@ -38,16 +38,16 @@ def findings_table(answer: Answer) -> Table:
     return Table(
         name="findings",
         title="Finding by finding",
-        heads=("Finding, and what the paper says", "This study", "Estimate", "Mark"),
+        heads=("Finding, and what the paper says", "Mark", "This study", "Estimate"),
         rows=tuple(
             (
                 words(
                     f"{row['number']}. {row['title']}",
                     note=typeset(f"{capitalised(row['paper'])} ({row['source']})."),
                 ),
+                mark_cell(row),
                 Cell(typeset(row["sentence"]), is_number=False),
                 estimate_cell(row["measures"][0]) if row["measures"] else Cell(NO_VALUE),
-                mark_cell(row),
             )
             for row in answer.findings
         ),

@@ -75,8 +75,8 @@ def claim_longer(ground: Ground) -> Claim:
         requirements=(more,),
         measures=(measured(ground, name, more),),
         sentence=f"From {name_of(ground.shortest)} to {name_of(ground.longest)} {ground.scratch} gains "
-        f"{mine:+.2f} {ground.endpoint} and {ground.pretrained} {other:+.2f}: the gap between them changes "
-        f"by {in_words(more, ground.alpha, turned=True)}.",
+        f"{mine:+.2f} {ground.endpoint} and {ground.pretrained} {other:+.2f}: the gap between them closes "
+        f"by {in_words(more, ground.alpha)}.",
         points=(ground.shortest, ground.longest),
     )
 
