@@ -120,9 +120,8 @@ def check_photographs(train: tuple[Path, Path], val: tuple[Path, Path], note: No
             )
 
 
-def detection_limit(*indices: Index) -> int:
-    """Detections an image that are enough for every photograph: COCO's 100, or whole hundreds more."""
-    most = max(int(index.num_usable.max(initial=0)) for index in indices)
+def detection_limit(most: int) -> int:
+    """Detections an image that are enough for photographs of so many: COCO's 100, or whole hundreds."""
     return max(STANDARD_LIMIT["bbox"], -(-most // LIMIT_STEP) * LIMIT_STEP)
 
 
@@ -148,12 +147,11 @@ def build_base(
         "transforms.test_max_side": round(inquiry.side * LONGEST),
     }
     told.append(f"size       shorter side {inquiry.side} pixels (--side)")
-    limit = detection_limit(*indices)
+    most = max(int(index.num_usable.max(initial=0)) for index in indices)
+    limit = detection_limit(most)
     if limit > STANDARD_LIMIT["bbox"]:
         changes |= {"model.box_head.max_detections": limit, "evaluation.max_detections": limit}
-        told.append(
-            f"limit      {limit} detections an image, as some photographs hold over {limit - LIMIT_STEP}"
-        )
+        told.append(f"limit      {limit} detections an image: a photograph holds {most}")
     for split, index in zip(("train", "val"), indices, strict=True):
         changes[f"data.{split}.annotations"] = str(index.annotations)
         changes[f"data.{split}.images"] = str(index.images)

@@ -74,7 +74,7 @@ def propose_study(
     hours: float,
     processes: int,
     threads: int,
-    shapes: Sequence[Shape] = SHAPES,
+    shapes: Sequence[Shape] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Proposal:
     """The first of the shapes that fits the hours; where none does, the last with a shorter unit.
@@ -85,13 +85,14 @@ def propose_study(
         hours: that the study may take.
         processes: runs at a time.
         threads: of each.
-        shapes: from the largest.
+        shapes: from the largest; None: `SHAPES`.
         note: told what is being measured.
 
     Raises:
         UsageError: not even the shortest training that could show anything fits.
         DataError: data or weights that cannot be used.
     """
+    shapes = shapes or SHAPES
     smallest = build_plan(build(shapes[-1], None), folder)
     measured = probe_plan(smallest, folder, threads=threads, note=note)
     speeds = {run.arm: measured[run.key] for run in smallest.runs}
