@@ -120,10 +120,13 @@ def test_the_same_call_again_finds_nothing_to_do(carried_out, world):
     assert len(run_study(folder, quiet=True).done) == 5
     status = read_status(folder)
     assert [row.arm for row in status.rows] == ["trial: slow"] * 3 + ["slow", "<b>fast"]
+    assert status.count("done") == 5
+    assert "diverged" in "\n".join(status.lines())
     assert status.trained_images == status.shared_images == 2 * LENGTH
     shown = CliRunner().invoke(app, ["plan", str(folder), "--no-probe"])
     assert shown.exit_code == 0, shown.output
-    assert "slow: 3 trials, 6 images to learn from, judged on 2  done 2" in shown.stdout
+    assert "slow: 3 trials, 6 images to learn from, judged on 2  done 3" in shown.stdout
+    assert "left       0 images" in shown.stdout
     assert "unknown until it ends" not in shown.stdout
 
 

@@ -38,7 +38,11 @@ def search_section(material: Material) -> Section | None:
         section.lead.append("Nothing has been tried yet.")
         return section
     section.lead += [f"{note[:1].upper()}{note[1:]}." for note in search_notes(study)]
-    section.items = [winner_text(search) for search in searches]
+    winners = [winner_text(search) for search in searches]
+    if len(winners) == 1:
+        section.lead.insert(0, f"{winners[0]}.")
+    else:
+        section.items = winners
     section.tables = [trials_table(searches, study.search.metric)]
     judge = ", ".join(dict.fromkeys(count_text(search.num_val) for search in searches))
     section.note = (
@@ -87,7 +91,11 @@ def trial_cells(trial: TrialResult, *, is_winner: bool) -> tuple[Cell, ...]:
         words(place_text(trial.values), is_strong=is_winner),
         Cell(score),
         Cell(count_text(trial.images)),
-        words("won" if is_winner else OUTCOMES[trial.state], note=trial.failure or "", is_strong=is_winner),
+        words(
+            "won" if is_winner else OUTCOMES[trial.state],
+            note=(trial.failure or "") if trial.state == "failed" else "",
+            is_strong=is_winner,
+        ),
     )
 
 

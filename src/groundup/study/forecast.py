@@ -10,7 +10,7 @@ from groundup.study.plan import LENGTHS, Plan, RunPlan
 from groundup.study.power import POWER, smallest_margin
 from groundup.study.probe import Speed
 from groundup.study.progress import read_progress
-from groundup.study.search_results import protocol_lines, search_notes
+from groundup.study.search_results import has_diverged, protocol_lines, search_notes
 from groundup.study.status import axis_words
 from groundup.study.study import PRETRAINING, RUNS, Study
 from groundup.study.worker import run_path
@@ -99,7 +99,7 @@ def search_lines(study: Study, plan: Plan, folder: Path) -> Iterator[str]:
     yield from (f"  {line}" for line in protocol_lines(study.search))
     for search in plan.searches:
         words = ", ".join([search.arm, *axis_words(search.place)])
-        ended = sum(read_progress(run_path(folder, one.key)).state == "done" for one in search.trials)
+        ended = sum(images_left(trial, folder) == 0 for trial in search.trials)
         yield (
             f"  {words}: {search.num_trials} trials, {search.num_train:,} images to learn from, "
             f"judged on {search.num_val:,}{f'  done {ended}' if ended else ''}"
@@ -190,7 +190,7 @@ def total_lines(plan: Plan, folder: Path) -> Iterator[str]:
 def images_left(run: RunPlan, folder: Path) -> int:
     """Images that are still to be trained for this run itself."""
     progress = read_progress(run_path(folder, run.key))
-    if progress.state == "done":
+    if progress.state == "done" or has_diverged(folder, run.key):
         return 0
     return run.own_images - max(0, progress.images_seen - run.branch_images)
 

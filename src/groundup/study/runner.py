@@ -29,7 +29,7 @@ from groundup.study.display import Display
 from groundup.study.plan import Plan, RunPlan, build_plan, read_plan, write_plan
 from groundup.study.results import FAILURE, LOG, PLAN, RESULT
 from groundup.study.search import write_trial_data
-from groundup.study.search_results import conclude_search, is_diverged, is_trial, read_searches
+from groundup.study.search_results import conclude_search, has_diverged, is_trial, read_searches
 from groundup.study.status import axis_words, read_status
 from groundup.study.study import PRETRAINING, Study, load_study, register_study
 from groundup.study.worker import run_path
@@ -282,7 +282,7 @@ class Runner:
 
     def is_done(self, key: str) -> bool:
         """Whether its result is there; that a trial diverges is one."""
-        return (self.path(key) / RESULT).exists() or (is_trial(key) and is_diverged(self.path(key)))
+        return (self.path(key) / RESULT).exists() or has_diverged(self._folder, key)
 
     def path(self, key: str) -> Path:
         """The run's folder."""

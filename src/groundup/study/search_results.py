@@ -106,6 +106,11 @@ def is_diverged(folder: Path) -> bool:
     return path.exists() and read_json(path).get("exit_code") == DivergedError.exit_code
 
 
+def has_diverged(folder: Path, key: str) -> bool:
+    """Whether the key is of a trial of this study that diverged, which is an outcome."""
+    return is_trial(key) and is_diverged(trial_path(folder, key))
+
+
 def read_trial(folder: Path, key: str, values: Mapping[str, Any], metric: str) -> TrialResult:
     """A trial of the study in the folder; it need not have begun.
 
@@ -297,7 +302,7 @@ def protocol_lines(search: SearchOptions) -> Iterator[str]:
     )
     length = f"{search.units:g} units" if search.units is not None else f"{search.images:,} images"
     judge = (
-        f"{search.holdout:.0%} of the training photographs, held out of the trials"
+        f"{100 * search.holdout:.3g} % of the training photographs, held out of the trials"
         if search.judged_on == "holdout"
         else "the validation photographs that the verdict is of"
     )

@@ -1,7 +1,7 @@
 """What a study's runs are doing: one row each, read off their folders. No torch."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from groundup.errors import GroundupError
 from groundup.study.plan import Plan, PretrainingPlan, RunPlan, read_plan
 from groundup.study.progress import Activity, RunProgress, read_progress
 from groundup.study.results import PLAN
-from groundup.study.search_results import is_trial
+from groundup.study.search_results import has_diverged, is_trial
 from groundup.study.study import PRETRAINING, STUDY, load_study, read_study
 from groundup.study.worker import run_path
 
@@ -36,7 +36,7 @@ class StatusRow:
     seconds_left: float | None
     """At its present speed; None where it is not running or that is not known."""
     metric: str | None
-    """Name of the score."""
+    """Name of the score; `diverged` in place of one where a trial did."""
     score: float | None
     """Of the last evaluation, 0 .. 1; None before it."""
     message: str | None
@@ -52,7 +52,7 @@ class StatusRow:
         share = f"{self.images_seen:,}/{self.total_images:,}"
         speed = f"{self.images_per_second:.3g}" if self.images_per_second is not None else ""
         left = "" if self.seconds_left is None else clock(self.seconds_left)
-        score = "" if self.score is None else f"{self.metric} {self.score:.3f}"
+        score = self.metric or "" if self.score is None else f"{self.metric} {self.score:.3f}"
         seed = "" if self.seed is None else str(self.seed)
         return self.title, seed, self.state, share, speed, left, score
 
@@ -93,7 +93,8 @@ class StudyStatus:
             yield line.rstrip()
         for row in self.rows:
             if row.message is not None:
-                yield f"failed: {row.title}, seed {row.seed}: {row.message}"
+                seed = "" if row.seed is None else f", seed {row.seed}"
+                yield f"failed: {row.title}{seed}: {row.message}"
         yield self.summary()
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +170,9 @@ def rows_of(plan: Plan, folder: Path, endpoint: str) -> Iterator[StatusRow]:
         key = f"{PRETRAINING}:{one.name}"
         yield row_of(one, key, read_progress(run_path(folder, key)), endpoint)
     for run in (*plan.trials, *plan.runs):
-        yield row_of(run, run.key, read_progress(run_path(folder, run.key)), endpoint)
+        row = row_of(run, run.key, read_progress(run_path(folder, run.key)), endpoint)
+        diverged = has_diverged(folder, run.key)
+        yield replace(row, state="done", message=None, metric="diverged", score=None) if diverged else row
 
 
 def row_of(plan: RunPlan | PretrainingPlan, key: str, progress: RunProgress, endpoint: str) -> StatusRow:
