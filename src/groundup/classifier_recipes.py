@@ -33,6 +33,8 @@ ADAMW_LR = 1e-3
 """Source: Kingma and Ba (2015), algorithm 1."""
 ADAMW_DECAY = 0.05
 """Source: Loshchilov and Hutter (2019), figure 2, the middle of what works."""
+HEAD_LR = 3e-4
+"""Ours, for AdamW on features: at 1e-3 the head knows its 2,000 photographs by heart after 10 epochs."""
 TUNING_LR = 2e-3
 """Ours: a tenth of `SGD_LR`, so that what was loaded bends instead of breaking."""
 DROPS = (0.35, 0.1)
@@ -123,7 +125,7 @@ def dogs_cats_features() -> ClassifierRecipe:
         start=StartOptions(weights=LITE0_WEIGHTS, frozen_stages=NUM_STAGES, pixel_mean=HALF, pixel_std=HALF),
         features="cached",
         training=class_training(
-            ScheduleOptions(units=4.0, batch_size=BATCH, drops=DROPS, lr=ADAMW_LR),
+            ScheduleOptions(units=1.0, batch_size=BATCH, drops=DROPS, lr=HEAD_LR),
             OptimizerOptions(name="adamw", preset="detectron2"),
         ),
     )

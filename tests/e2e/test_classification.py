@@ -285,6 +285,7 @@ def test_imagenet_features_tell_cats_from_dogs(shared_data, tmp_path, monkeypatc
             "transforms.test_max_side=128",
             "loader.num_workers=0",
             "training.schedule.units=2",
+            "training.schedule.lr=0.001",
             "training.upkeep.tensorboard=false",
         ],
     )
