@@ -160,7 +160,13 @@ def test_an_evaluation_writes_its_predictions_and_scores_whole(tmp_path):
         progress=done.append,
     )
     names = sorted(path.name for path in (tmp_path / "images_100").iterdir())
-    assert names == ["matches.bbox.npz", "matches.segm.npz", "metrics.json", "predictions.bbox.json", "predictions.segm.json"]
+    assert names == [
+        "matches.bbox.npz",
+        "matches.segm.npz",
+        "metrics.json",
+        "predictions.bbox.json",
+        "predictions.segm.json",
+    ]
     assert done == [2, 3]
     assert evaluation.metrics["box/AP"] == pytest.approx(1.0)
     assert evaluation.metrics["mask/AP50"] == pytest.approx(1.0)

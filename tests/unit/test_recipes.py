@@ -6,7 +6,6 @@ from groundup.config import differences, plain, read_tree
 from groundup.engine.schedule import drop_points, total_images
 from groundup.errors import DataError, UsageError
 from groundup.recipes import RECIPES, resolve_recipe
-from groundup.run import Recipe
 
 COCO = 118_287
 
