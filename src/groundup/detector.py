@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from groundup.classification import is_classifier_run
 from groundup.config import read_tree, vary
 from groundup.data.coco import Category, Index, open_index
 from groundup.data.collate import build_batch, build_sample
@@ -96,11 +97,16 @@ def load_detector(folder: str | Path, *, device: torch.device | str | None = Non
     """The detector of a run at its newest checkpoint.
 
     Raises:
-        CheckpointError: the folder is no run, or has no whole checkpoint.
+        CheckpointError: the folder is no run of a detector, or has no whole checkpoint.
     """
     folder = Path(folder)
     if not (folder / RECIPE).exists():
         raise CheckpointError(f"{folder}: not a run of groundup ({RECIPE} is missing)")
+    if is_classifier_run(folder):
+        raise CheckpointError(
+            f"{folder}: is a run of a classifier, which detects nothing; a detector can begin from it "
+            f"(groundup train RECIPE start={folder})"
+        )
     recipe = read_tree(Recipe, read_json(folder / RECIPE))
     categories = tuple(category_of(record) for record in read_json(folder / RECORD)["categories"])
     model = build_model(recipe, categories)

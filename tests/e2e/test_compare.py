@@ -8,7 +8,8 @@ import pytest
 from groundup.classification import train_classifier_run
 from groundup.cli.compare_command import compare
 from groundup.config import override
-from groundup.errors import DataError, UsageError
+from groundup.detector import load_detector
+from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.inquiry import Inquiry, Source, build_proposal, detection_limit
 from groundup.metrics.coco_ap import STANDARD_LIMIT
 from groundup.models.imagenet import IMAGENET_IMAGES, imagenet_price
@@ -94,6 +95,11 @@ def test_crowded_photographs_raise_the_detection_limit():
     assert detection_limit(3) == detection_limit(100) == STANDARD_LIMIT["bbox"]
     assert detection_limit(101) == 200
     assert detection_limit(375) == 400
+
+
+def test_a_classifier_is_no_detector(place):
+    with pytest.raises(CheckpointError, match="run of a classifier"):
+        load_detector(place[0] / "weights")
 
 
 def test_known_weights_have_a_price_with_its_source_and_others_none():
