@@ -42,6 +42,7 @@ from groundup.study.points import (
 from groundup.study.results import StudyResults
 from groundup.study.samples import Samples
 from groundup.study.search_results import search_notes
+from groundup.study.study import PRETRAINING, pretraining_of
 
 ANSWER = "answer.json"
 """The answer in a study's folder."""
@@ -315,6 +316,10 @@ def difference_rows(results: StudyResults, place: Place) -> list[Row]:
         runs = runs_at(results, arm, point)
         if runs and results.recipes.get(runs[0].key):
             recipes[arm] = {k: v for k, v in results.recipes[runs[0].key].items() if k != "seed"}
+            made = pretraining_of(results.study, arm)
+            if made is not None:  # by its name in the study: a folder's path says where, not what
+                start = {**recipes[arm]["start"], "weights": f"{PRETRAINING}:{made}"}
+                recipes[arm] = {**recipes[arm], "start": start}
     if len(recipes) < 2:
         return []
     found = differences(list(recipes.values()))
