@@ -199,7 +199,10 @@ def test_a_run_is_used_from_anywhere_and_judged_where_a_category_is_missing(worl
     for name in ("a.jpg", "c.png"):
         (photographs / name).write_text("no picture")
     found = groundup("predict", folder / "run", photographs, "--out", tmp_path / "out", cwd=tmp_path)
-    assert (found.returncode, found.stderr.strip().count("\n")) == (3, 0)
+    # On a slow machine a line of progress may stand before it.
+    assert found.returncode == 3
+    assert sum(line.startswith("groundup: ") for line in found.stderr.splitlines()) == 1
+    assert "Traceback" not in found.stderr
     assert all(part in found.stderr for part in ("2 of 3", "a.jpg", "c.png"))
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [record["file"] for record in records] == [str(photographs / "b\x1b.jpg")]
