@@ -3,8 +3,8 @@
     python benchmarks/sharing.py studies/miniature --arm scratch --out benchmarks/results/sharing.json
 
 Takes the arm's runs from a planned study, carries them out both ways in a temporary folder, one after the
-other in one process, evaluations included, and compares seconds, images and the bytes of the final weights. The
-longest run is the same work either way and is carried out once.
+other in one process, evaluations included, and compares seconds, images and the bytes of the final weights.
+The longest run is the same work either way and is carried out once.
 """
 
 import argparse
