@@ -99,6 +99,7 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_decide():
     assert verdict.need is not None
     assert 3 <= verdict.need.more_seeds <= 12
     assert verdict.need.images is None
+    assert verdict.need.more_seeds > 1
     assert f"bout {verdict.need.more_seeds} more seeds per arm would decide" in verdict.sentence
 
 

@@ -77,7 +77,8 @@ class Need:
             return "train at least 3 seeds per arm first: the spread between trainings is unknown"
         ways = []
         if self.more_seeds is not None:
-            ways.append(f"about {self.more_seeds} more seeds per arm")
+            noun = "seed" if self.more_seeds == 1 else "seeds"
+            ways.append(f"about {self.more_seeds} more {noun} per arm")
         if self.images is not None:
             ways.append(f"about {round(num_images * (self.images - 1), -1):.0f} more validation images")
         if ways:
