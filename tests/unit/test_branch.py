@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from groundup.engine import branch
+from groundup.engine import branch, checkpoint
 from groundup.engine.branch import has_branch_point, is_seeded, seed_run
-from groundup.engine.checkpoint import checkpoint_paths, load_weights, newest_checkpoint
+from groundup.engine.checkpoint import COMMIT, STATE, checkpoint_paths, load_weights, newest_checkpoint
 from groundup.engine.journal import open_log
 from groundup.engine.schedule import drop_points
 from groundup.errors import CheckpointError
@@ -70,16 +70,25 @@ def test_seeding_twice_is_seeding_once_and_says_so(parent, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "step", ["copy_evaluations", "log_prefix", "copy_checkpoint", "write_synced", "digest_of"]
+    "step", ["copy_evaluations", "log_prefix", "copy_checkpoint", "link_or_copy", "seal", STATE, COMMIT]
 )
 def test_seeding_that_is_cut_short_leaves_no_checkpoint_and_is_done_by_the_next_try(
     step, parent, tmp_path, monkeypatch
 ):
+    """State and marker of a checkpoint are written by the same call: it dies at one or the other."""
+    write_synced = checkpoint.write_synced
+
     def die(*_):
         raise KeyboardInterrupt
 
+    def die_at(path, text):
+        return die() if path.name == step else write_synced(path, text)
+
     with monkeypatch.context() as patch:
-        patch.setattr(branch, step, die)
+        if step in {STATE, COMMIT}:
+            patch.setattr(checkpoint, "write_synced", die_at)
+        else:
+            patch.setattr(branch, step, die)
         with pytest.raises(KeyboardInterrupt):
             seed_run(parent, tmp_path, CUT, recipe="short", documents={"recipe.json": {"a": 1}})
     assert not is_seeded(tmp_path)

@@ -9,7 +9,6 @@ The checkpoint's rename is the commit: before it, whatever a kill left behind is
 try, or begun anew by a straight run; after it, the folder is that of a run that was stopped at this point.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,20 +23,18 @@ from groundup.engine.checkpoint import (
     STATE,
     checkpoint_path,
     checkpoint_paths,
-    discard,
+    committing,
     fault_of,
     remove_drafts,
-    write_synced,
+    seal,
 )
 from groundup.engine.journal import LOG, open_log
 from groundup.engine.train import RESULT
 from groundup.errors import CheckpointError
 from groundup.records import (
-    digest_of,
     lock_folder,
     read_json,
     storage_error,
-    sync_folder,
     write_json,
     write_whole,
 )
@@ -125,25 +122,13 @@ def copy_evaluations(parent: Path, folder: Path, images_seen: int) -> None:
 def copy_checkpoint(source: Path, folder: Path, recipe: str) -> None:
     """The checkpoint under the branch's fingerprint; whole, by one rename, or not at all."""
     final = checkpoint_path(folder, int(source.name.split("_")[1]))
-    draft = final.parent / f".{final.name}.draft"
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_drafts(folder)
-    try:
-        state = read_json(source / STATE)
-        draft.mkdir()
+    state = read_json(source / STATE)
+    with committing(final) as draft:
         for name in state["files"]:
             link_or_copy(source / name, draft / name)
-        text = json.dumps(state | {"recipe": recipe}, indent=2, allow_nan=False)
-        write_synced(draft / STATE, text + "\n")
-        write_synced(draft / COMMIT, digest_of(draft / STATE) + "\n")
-        sync_folder(draft)
-        if final.exists():
-            discard(final)
-        draft.rename(final)
-        sync_folder(final.parent)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        seal(draft, state | {"recipe": recipe})
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> str:

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,8 @@ def save_checkpoint(
         have = shutil.disk_usage(final.parent).free
         if have < need + HEADER_BYTES:
             raise disk_full(final, need + HEADER_BYTES, have)
-        draft = final.parent / f".{final.name}.draft"
-        try:
+        with committing(final) as draft:
             write_draft(draft, images_seen, tensors, state)
-            if final.exists():
-                discard(final)
-            draft.rename(final)
-            sync_folder(final.parent)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
         kept = {checkpoint_path(run, point) for point in keep_at}
         for path in [path for path in checkpoint_paths(run) if path not in kept][keep:]:
             discard(path)
@@ -120,7 +113,6 @@ def write_draft(
     draft: Path, images_seen: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
     """Write every file of a checkpoint and flush it to the disk, the marker last."""
-    draft.mkdir()
     digests = {}
     for name, named in tensors.items():
         path = draft / f"{name}.safetensors"
@@ -131,7 +123,28 @@ def write_draft(
         sync_file(path)
         digests[path.name] = digest_of(path)
     everything = {**state, "images_seen": images_seen, "files": digests}
-    write_synced(draft / STATE, json.dumps(everything, indent=2, allow_nan=False) + "\n")
+    seal(draft, everything)
+
+
+@contextmanager
+def committing(final: Path) -> Iterator[Path]:
+    """Give an empty draft folder to fill and `seal`; it becomes the checkpoint by one rename, or is gone."""
+    draft = final.parent / f".{final.name}.draft"
+    try:
+        draft.mkdir()
+        yield draft
+        if final.exists():
+            discard(final)
+        draft.rename(final)
+        sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def seal(draft: Path, state: Mapping[str, Any]) -> None:
+    """Write the state and, last, the marker with its digest; everything is flushed to the disk."""
+    write_synced(draft / STATE, json.dumps(state, indent=2, allow_nan=False) + "\n")
     write_synced(draft / COMMIT, digest_of(draft / STATE) + "\n")
     sync_folder(draft)
 
