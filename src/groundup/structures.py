@@ -11,6 +11,7 @@ Legend:
     G  instance slots an image    P     keypoints an instance
     S  polygons of a batch        E     edges of all polygons
     M  bitmaps of a batch         N     detections of one image
+    K  classes
 """
 
 from dataclasses import dataclass, fields, replace
@@ -141,3 +142,27 @@ class Detections(Record):
     image_id: int
     size: tuple[int, int]
     """(height, width) of the original photograph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes(Record):
+    """What heads see inside the boxes of one image, on grids over each box, before it is decoded."""
+
+    masks: Float[Tensor, "N side side"] | None
+    """Probabilities."""
+    heatmaps: Float[Tensor, "N P cells cells"] | None
+    """Logits of each keypoint's place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView(Record):
+    """Photographs in one of the ways in which test-time augmentation looks at them."""
+
+    batch: Batch
+    """Sizes and seeds as ever; `original_sizes` are those of the photographs."""
+    is_flipped: bool
+    """Whether left and right have changed places, in positions of the original photograph too."""
+    size_change: int
+    """-1, 0 or 1: photographs smaller than, as large as, or larger than evaluation itself shows them."""
+    mirrors: Int[Tensor, "K P"] | None
+    """For each class and keypoint, the keypoint that takes its place in a mirror; None without keypoints."""

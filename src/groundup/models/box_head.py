@@ -3,6 +3,7 @@
 Legend:
     B  images     N  RoIs     D  channels of the pyramid     R  RoI slots an image
     T  boxes for which deltas are predicted: one a class, or one for all     M  detections of a batch
+    K  chosen detections
 """
 
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ class FoundBoxes:
     scores: Float[Tensor, " M"]
     labels: Int[Tensor, " M"]
     images: Int[Tensor, " M"]
+
+    def take(self, rows: Int[Tensor, " K"]) -> "FoundBoxes":
+        """Those of the rows, in the order of the rows."""
+        return FoundBoxes(
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            images=self.images[rows],
+        )
 
 
 class BoxHead(nn.Module):
@@ -145,6 +155,11 @@ class BoxHead(nn.Module):
 
     def detect(self, maps: RoIMaps, proposals: Proposals, sizes: Int[Tensor, "B 2"]) -> FoundBoxes:
         """Boxes above the score threshold after NMS within each class, the best of each image."""
+        found = self.candidates(maps, proposals, sizes)
+        return found.take(self.best_rows(found, len(sizes)))
+
+    def candidates(self, maps: RoIMaps, proposals: Proposals, sizes: Int[Tensor, "B 2"]) -> FoundBoxes:
+        """All boxes above the score threshold, image by image, in no order within one."""
         options = self.options
         rows = rows_seen(proposals.is_filled, "real")
         num_slots = proposals.boxes.shape[1]
@@ -161,9 +176,12 @@ class BoxHead(nn.Module):
         found = decode_deltas(deltas[roi, column], boxes[roi], options.box_weights)
         found = clip_boxes(found[:, None], sizes[images[roi]])[:, 0]
         kept = has_min_side(found, options.min_box_size).nonzero()[:, 0]
-        roi, labels, found = roi[kept], labels[kept], found[kept]
-        scores, images = scores[roi, labels], images[roi]
-        best = nms(found, scores, images * self.num_classes + labels, options.nms_threshold)
-        best = best[images[best].argsort(stable=True)]
-        best = best[ranks_within(images[best], len(sizes)) < options.max_detections]
-        return FoundBoxes(boxes=found[best], scores=scores[best], labels=labels[best], images=images[best])
+        roi, labels = roi[kept], labels[kept]
+        return FoundBoxes(boxes=found[kept], scores=scores[roi, labels], labels=labels, images=images[roi])
+
+    def best_rows(self, found: FoundBoxes, num_images: int) -> Int[Tensor, " K"]:
+        """What remains of the candidates after NMS within each class: the best of each image, in order."""
+        groups = found.images * self.num_classes + found.labels
+        best = nms(found.boxes, found.scores, groups, self.options.nms_threshold)
+        best = best[found.images[best].argsort(stable=True)]
+        return best[ranks_within(found.images[best], num_images) < self.options.max_detections]

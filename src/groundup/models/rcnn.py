@@ -2,18 +2,20 @@
 
 Legend:
     B  images     H, W  size of the padded batch     D  channels of the pyramid
+    M  boxes of a batch     S  side of a mask's grid     K  chosen boxes
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from groundup.config import Options
 from groundup.models.backbone import BackboneOptions, build_backbone
-from groundup.models.box_head import BoxHead, BoxHeadOptions
+from groundup.models.box_head import BoxHead, BoxHeadOptions, FoundBoxes
 from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
 from groundup.models.initialisation import InitKind
 from groundup.models.mask_head import MaskHead, MaskHeadOptions
@@ -21,7 +23,7 @@ from groundup.models.rois import RoIOptions, SlotKind, sample_rois
 from groundup.models.rpn import RPN, RPNOptions
 from groundup.ops.boxes import scale_boxes
 from groundup.ops.pooling import RoIMaps, build_roi_maps
-from groundup.structures import Batch, Detections
+from groundup.structures import Batch, Detections, Shapes
 
 MAX_PIXEL = 255
 """Largest value of an 8-bit pixel."""
@@ -128,38 +130,66 @@ class RCNN(nn.Module):
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:
         """What each image holds, in pixels of the original photograph, best score first."""
+        maps, candidates = self.find(batch)
+        found = candidates.take(self.box_head.best_rows(candidates, batch.num_images))
+        masks = self.masks_of(maps, found)
+        return in_photographs(found, batch, masks)
+
+    @torch.no_grad()
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """All boxes above the score threshold, before NMS, in pixels of the original photograph."""
+        _, candidates = self.find(batch)
+        return in_photographs(candidates, batch, None)
+
+    def choose(self, candidates: Detections) -> Int[Tensor, " K"]:
+        """Rows of one photograph's candidates that detection would keep, best score first."""
+        images = torch.zeros_like(candidates.labels)
+        found = FoundBoxes(
+            boxes=candidates.boxes, scores=candidates.scores, labels=candidates.labels, images=images
+        )
+        return self.box_head.best_rows(found, 1)
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether there is more to say of a box than its class."""
+        return self.mask_head is not None
+
+    @torch.no_grad()
+    def shapes(self, batch: Batch, found: Sequence[Detections]) -> list[Shapes]:
+        """What the heads see inside the boxes of each image, given in pixels of the original photograph."""
+        counts = torch.tensor([len(one.boxes) for one in found], device=batch.sizes.device)
+        images = torch.repeat_interleave(counts)
+        boxes = torch.cat([one.boxes for one in found])
+        moved = FoundBoxes(
+            boxes=scale_boxes(boxes, batch.original_sizes[images], batch.sizes[images]),
+            scores=torch.cat([one.scores for one in found]),
+            labels=torch.cat([one.labels for one in found]),
+            images=images,
+        )
+        masks = self.masks_of(self.roi_maps(self.pyramid(batch)), moved)
+        parts = [None] * len(found) if masks is None else masks.split(counts.tolist())
+        return [Shapes(masks=part, heatmaps=None) for part in parts]
+
+    def with_shapes(self, found: Detections, shapes: Shapes) -> Detections:
+        """The detections of one photograph with what was seen inside their boxes."""
+        return replace(found, masks=shapes.masks)
+
+    def find(self, batch: Batch) -> tuple[RoIMaps, FoundBoxes]:
+        """The maps that RoIs are pooled from, and all boxes above the score threshold."""
         pyramid = self.pyramid(batch)
         found = self.rpn(pyramid, (batch.images.shape[2], batch.images.shape[3]))
         proposals = self.rpn.propose(
             found, batch.sizes, is_training=False, group_size=self.options.loss_images
         )
         maps = self.roi_maps(pyramid)
-        boxes = self.box_head.detect(maps, proposals, batch.sizes)
-        masks = None
-        if self.mask_head is not None:
-            masks = self.mask_head.detect(maps, boxes.boxes, boxes.images, boxes.labels)
-        original = scale_boxes(boxes.boxes, batch.sizes[boxes.images], batch.original_sizes[boxes.images])
-        counts = boxes.images.bincount(minlength=batch.num_images).tolist()
-        sizes, image_ids = batch.original_sizes.tolist(), batch.image_ids.tolist()
-        parts = zip(
-            original.split(counts),
-            boxes.scores.split(counts),
-            boxes.labels.split(counts),
-            [None] * len(counts) if masks is None else masks.split(counts),
-            strict=True,
-        )
-        return [
-            Detections(
-                boxes=image_boxes,
-                scores=scores,
-                labels=labels,
-                masks=image_masks,
-                keypoints=None,
-                image_id=image_ids[image],
-                size=(sizes[image][0], sizes[image][1]),
-            )
-            for image, (image_boxes, scores, labels, image_masks) in enumerate(parts)
-        ]
+        return maps, self.box_head.candidates(maps, proposals, batch.sizes)
+
+    def masks_of(self, maps: RoIMaps, found: FoundBoxes) -> Float[Tensor, "M S S"] | None:
+        """Mask probabilities on a grid over each box; None without a mask head."""
+        if self.mask_head is None:
+            return None
+        masks: Tensor = self.mask_head.detect(maps, found.boxes, found.images, found.labels)
+        return masks
 
     def pyramid(self, batch: Batch) -> list[Float[Tensor, "B D _ _"]]:
         """P2 to P6 of the normalised images."""
@@ -195,3 +225,29 @@ def build_detector(
         UsageError: timm has no such backbone.
     """
     return RCNN(options, num_classes, pixel_mean, pixel_std)
+
+
+def in_photographs(found: FoundBoxes, batch: Batch, masks: Float[Tensor, "M S S"] | None) -> list[Detections]:
+    """The detections image by image, in pixels of the original photographs."""
+    original = scale_boxes(found.boxes, batch.sizes[found.images], batch.original_sizes[found.images])
+    counts = found.images.bincount(minlength=batch.num_images).tolist()
+    sizes, image_ids = batch.original_sizes.tolist(), batch.image_ids.tolist()
+    parts = zip(
+        original.split(counts),
+        found.scores.split(counts),
+        found.labels.split(counts),
+        [None] * len(counts) if masks is None else masks.split(counts),
+        strict=True,
+    )
+    return [
+        Detections(
+            boxes=image_boxes,
+            scores=scores,
+            labels=labels,
+            masks=image_masks,
+            keypoints=None,
+            image_id=image_ids[image],
+            size=(sizes[image][0], sizes[image][1]),
+        )
+        for image, (image_boxes, scores, labels, image_masks) in enumerate(parts)
+    ]
