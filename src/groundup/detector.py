@@ -8,7 +8,7 @@ for found in detector.predict(["a.jpg", "b.jpg"]):
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ import torch
 from jaxtyping import UInt8
 
 from groundup.classification import is_classifier_run
-from groundup.config import read_tree, vary
+from groundup.config import fingerprint, override, read_tree, vary
 from groundup.data.coco import Category, Index, open_index
-from groundup.data.collate import build_batch, build_sample
 from groundup.data.images import SUFFIXES, decode_image
 from groundup.data.statistics import draw_truth
-from groundup.data.transforms import apply_transforms
-from groundup.data.truth import Truth
+from groundup.data.views import photograph_views
 from groundup.engine.checkpoint import load_weights
-from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate_results, results_of
+from groundup.engine.evaluate import Evaluation, EvaluationOptions, detect_batch, evaluate_results, results_of
 from groundup.errors import CheckpointError, DataError
 from groundup.metrics.results import kinds_of, read_results, resolve_names
 from groundup.models.rcnn import RCNN
@@ -40,6 +38,7 @@ from groundup.run import (
     category_of,
     default_device,
     evaluate_detector,
+    looks_of,
     open_split,
     refuse_unknown_categories,
 )
@@ -81,16 +80,12 @@ class Detector:
             yield self.detect(image, row)
 
     def detect(self, image: UInt8[np.ndarray, "H W 3"], image_id: int = 0) -> Detections:
-        """Detections of one RGB image."""
-        empty = Truth(
-            boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), masks=None, keypoints=None
-        )
-        size = (image.shape[0], image.shape[1])
-        resized, _ = apply_transforms(image, empty, self.recipe.transforms, None)
-        batch = build_batch([build_sample(resized, empty, size, image_id, 0)])
+        """Detections of one RGB image, from several views of it if the recipe's evaluation says so."""
+        evaluation, transforms = self.recipe.evaluation, self.recipe.transforms
         device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            return self.model.detect(batch.to(device))[0].to("cpu")
+        views = photograph_views([image], [image_id], looks_of(self.recipe), transforms, self.categories)
+        shown = views if evaluation.tta else next(iter(views)).batch
+        return detect_batch(self.model, shown, device, evaluation)[0]
 
 
 def load_detector(folder: str | Path, *, device: torch.device | str | None = None) -> Detector:
@@ -115,24 +110,40 @@ def load_detector(folder: str | Path, *, device: torch.device | str | None = Non
     return Detector(model=model, recipe=recipe, categories=categories, folder=folder)
 
 
+def with_tta(detector: Detector, tta: str | None) -> Detector:
+    """The detector with another test-time augmentation: a name, `null` for none, or options as YAML.
+
+    None keeps what the recipe says.
+
+    Raises:
+        UsageError: no such name or options.
+    """
+    if tta is None:
+        return detector
+    return replace(detector, recipe=override(detector.recipe, [f"evaluation.tta={tta}"]))
+
+
 def evaluate_run(
     folder: Path,
     annotations: Path | None = None,
     images: Path | None = None,
     *,
     max_detections: int | None = None,
+    tta: str | None = None,
     out: Path | None = None,
     num_pictures: int = 0,
     report: Report | None = None,
 ) -> Evaluation:
     """AP of a run's newest checkpoint on its own validation split, or on other annotations.
 
+    `tta` replaces the recipe's test-time augmentation (see `with_tta`).
+
     Raises:
         CheckpointError: the folder is no run.
-        UsageError: a limit of detections that cannot be.
+        UsageError: a limit of detections or a test-time augmentation that cannot be.
         DataError: the annotations cannot be used, or have categories that the run does not know.
     """
-    detector = load_detector(folder)
+    detector = with_tta(load_detector(folder), tta)
     recipe = detector.recipe
     if max_detections is not None:
         recipe = vary(recipe, {"evaluation.max_detections": max_detections})
@@ -144,6 +155,7 @@ def evaluate_run(
     refuse_unknown_categories(index, detector.categories)
     # Another set's scores have a folder of their own, or they would stand under the name of the run's.
     name = "newest" if annotations is None else f"newest_{index.digest[:12]}"
+    name += "" if tta is None else f"_tta_{fingerprint(recipe.evaluation)}"
     where = out or folder / "evaluations" / name
     evaluation = evaluate_detector(
         detector.model,
@@ -202,9 +214,17 @@ def photographs_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict_run(
-    folder: Path, images: Sequence[Path], out: Path, *, threshold: float, report: Report | None = None
+    folder: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    threshold: float,
+    tta: str | None = None,
+    report: Report | None = None,
 ) -> list[dict[str, Any]]:
     """Detect in photographs; write an overlay each and `predictions.json` to the folder `out`.
+
+    `tta` replaces the recipe's test-time augmentation (see `with_tta`).
 
     Returns:
         For each photograph its file, overlay, size and all detections (with category id and name); the
@@ -212,9 +232,10 @@ def predict_run(
 
     Raises:
         CheckpointError: the folder is no run.
+        UsageError: a test-time augmentation that cannot be.
         DataError: photographs that cannot be read, all of them named; the others are written.
     """
-    detector = load_detector(folder)
+    detector = with_tta(load_detector(folder), tta)
     ids = [category.id for category in detector.categories]
     names = dict(zip(ids, detector.names, strict=True))
     records, faults = [], []

@@ -17,7 +17,8 @@ from groundup.data.coco import Category, Index, category_record, open_index, sub
 from groundup.data.images import ImagePolicy
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
 from groundup.data.transforms import TransformOptions
-from groundup.engine.evaluate import Evaluation, EvaluationOptions, evaluate
+from groundup.data.views import Look, evaluation_views, plan_looks
+from groundup.engine.evaluate import Evaluation, EvaluationOptions, Shown, evaluate
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
 from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
@@ -61,6 +62,7 @@ __all__ = [
     "evaluation_of",
     "identity",
     "init_lines",
+    "looks_of",
     "open_split",
     "open_splits",
     "plan_lines",
@@ -346,16 +348,9 @@ def evaluate_detector(
 
     `categories` are those of the model's labels, which the split may lack some of.
     """
-    batches = evaluation_batches(
-        index,
-        recipe.transforms,
-        recipe.loader,
-        batch_size=recipe.evaluation.batch_size,
-        policy=recipe.data.policy,
-    )
     return evaluate(
         model,
-        batches,
+        shown_batches(recipe, index),
         index.document() | {"categories": [category_record(category) for category in categories]},
         recipe.evaluation,
         category_ids=[category.id for category in categories],
@@ -363,6 +358,24 @@ def evaluate_detector(
         stop=stop,
         progress=progress,
     )
+
+
+def shown_batches(recipe: Recipe, index: Index) -> Iterator[Shown]:
+    """What evaluation shows the model: every photograph once, or all its views."""
+    evaluation = recipe.evaluation
+    size, policy = evaluation.batch_size, recipe.data.policy
+    if evaluation.tta is None:
+        return evaluation_batches(index, recipe.transforms, recipe.loader, batch_size=size, policy=policy)
+    looks = looks_of(recipe)
+    return evaluation_views(index, recipe.transforms, recipe.loader, looks, batch_size=size, policy=policy)
+
+
+def looks_of(recipe: Recipe) -> tuple[Look, ...]:
+    """The ways in which evaluation looks at a photograph; one without test-time augmentation."""
+    tta = recipe.evaluation.tta
+    if tta is None:
+        return plan_looks(recipe.transforms, (), recipe.transforms.test_max_side, flip=False)
+    return plan_looks(recipe.transforms, tta.scales, tta.max_side, flip=tta.flip)
 
 
 def init_lines(recipe: Recipe, num_classes: int = 80) -> Iterator[str]:

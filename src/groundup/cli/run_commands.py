@@ -15,6 +15,14 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Options of the recipe by dotted path, such as seed=3."),
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+TTA = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        help="Test-time augmentation instead of the recipe's: flip, detectron, detectron_x152, null, or "
+        "options such as '{scales: [120, 200], max_side: 320}'.",
+    ),
+]
 TimeLimit = Annotated[
     float | None,
     typer.Option("--time-limit", help="Seconds after which to write a checkpoint and leave with status 75."),
@@ -95,6 +103,7 @@ def evaluate(
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photographs to draw, found beside true.")] = 0,
     max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
+    tta: TTA = None,
     as_json: Json = False,
 ) -> None:
     """Score a run, or a results json of any framework, as COCO does; a classifier by top-1 and top-5."""
@@ -117,10 +126,12 @@ def evaluate(
             raise UsageError("--results needs the annotations it is scored against: --annotations FILE.json")
         if pictures:
             raise UsageError("--pictures shows what a run finds; with --results there is none")
+        if tta is not None:
+            raise UsageError("--tta is how a run looks at photographs; with --results there is none")
         evaluation = evaluate_foreign(results, annotations, images, max_detections=max_detections, out=out)
     elif is_classifier:
         assert run is not None
-        if annotations is not None or pictures or max_detections is not None:
+        if annotations is not None or pictures or max_detections is not None or tta is not None:
             raise UsageError(
                 f"{run} is a classifier, which is scored on class folders: give --images FOLDER, or nothing"
             )
@@ -134,6 +145,7 @@ def evaluate(
                 annotations,
                 images,
                 max_detections=max_detections,
+                tta=tta,
                 out=out,
                 num_pictures=pictures,
                 report=report,
@@ -153,13 +165,14 @@ def predict(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Least score that is drawn; the json holds all.")
     ] = 0.5,
+    tta: TTA = None,
     as_json: Json = False,
 ) -> None:
     """Detect in photographs: an overlay each, and one json."""
     from groundup.detector import predict_run
 
     with counting("detecting") as report:
-        found = predict_run(run, images, out, threshold=threshold, report=report)
+        found = predict_run(run, images, out, threshold=threshold, tta=tta, report=report)
     if as_json:
         print_json(found)
     else:

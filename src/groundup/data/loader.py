@@ -15,10 +15,10 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -37,6 +37,9 @@ from groundup.data.transforms import TransformOptions, apply_transforms
 from groundup.data.truth import Truth
 from groundup.errors import DataError, GroundupError
 from groundup.structures import Batch, Sample
+
+Made = TypeVar("Made")
+"""What a worker makes of a request."""
 
 EVALUATION_SEED = 0
 """Seed of evaluation samples, whose geometry has nothing random."""
@@ -127,14 +130,11 @@ class BatchSource(Dataset[Batch | Refusal]):
 
     def __getitem__(self, request: Request) -> Batch | Refusal:
         """The batch, or every photograph of it that cannot be used."""
-        samples, faults = [], []
-        for row, seed in zip(request.rows, request.seeds, strict=True):
-            try:
-                samples.append(self.sample(row, seed, train=request.train))
-            except GroundupError as error:
-                faults.append(error)
-        if faults:
-            return Refusal(error=type(faults[0])("; ".join(str(fault) for fault in faults)))
+        samples = made_or_refused(
+            lambda row, seed: self.sample(row, seed, train=request.train), request.rows, request.seeds
+        )
+        if isinstance(samples, Refusal):
+            return samples
         jitter = self.transforms.large_scale_jitter if request.train else None
         return build_batch(samples, smallest=(jitter.size, jitter.size) if jitter else (1, 1))
 
@@ -150,6 +150,17 @@ class BatchSource(Dataset[Batch | Refusal]):
             self.mirrors,
         )
         return build_sample(image, truth, size, int(self.index.image_ids[row]), seed)
+
+
+def made_or_refused(make: Callable[..., Made], *columns: Iterable[Any]) -> list[Made] | Refusal:
+    """What `make` makes of each row of the columns, or all that users must mend first."""
+    made, faults = [], []
+    for row in zip(*columns, strict=True):
+        try:
+            made.append(make(*row))
+        except GroundupError as error:
+            faults.append(error)
+    return Refusal(error=type(faults[0])("; ".join(str(fault) for fault in faults))) if faults else made
 
 
 def train_batches(
@@ -219,14 +230,19 @@ def evaluation_batches(
 
     Args and errors are those of `train_batches`; rank r takes every world_size-th batch from the r-th.
     """
-    starts = range(rank * batch_size, index.num_images, world_size * batch_size)
-    groups = [tuple(range(start, min(start + batch_size, index.num_images))) for start in starts]
-    requests = [
+    requests = evaluation_requests(index.num_images, batch_size, rank, world_size)
+    source = BatchSource(index, transforms, policy or ImagePolicy())
+    return load_batches(source, requests, options)
+
+
+def evaluation_requests(num_images: int, batch_size: int, rank: int, world_size: int) -> list[Request]:
+    """The process's share of all rows in order, so many at a time."""
+    starts = range(rank * batch_size, num_images, world_size * batch_size)
+    groups = [tuple(range(start, min(start + batch_size, num_images))) for start in starts]
+    return [
         Request(rows=rows, seeds=tuple(sample_seed(EVALUATION_SEED, row) for row in rows), train=False)
         for rows in groups
     ]
-    source = BatchSource(index, transforms, policy or ImagePolicy())
-    return load_batches(source, requests, options)
 
 
 def usable_rows(index: Annotated) -> Int64[np.ndarray, " rows"]:
@@ -258,7 +274,9 @@ def training_requests(
         )
 
 
-def load_batches(source: BatchSource, requests: Iterable[Request], options: LoaderOptions) -> Iterator[Batch]:
+def load_batches(
+    source: Dataset[Made | Refusal], requests: Iterable[Request], options: LoaderOptions
+) -> Iterator[Made]:
     """The requested batches in order, read ahead by workers.
 
     Raises:

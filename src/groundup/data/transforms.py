@@ -138,7 +138,12 @@ def apply_transforms(
 def evaluation_view(size: Size, options: TransformOptions) -> View:
     """The whole photograph, resized by the evaluation sides."""
     scaled = resized_size(size, options.test_short_side, options.test_max_side, options.rounding)
-    return View(cut=(0, 0, size[1], size[0]), scaled=scaled, window=(0, 0, scaled[1], scaled[0]), flip=False)
+    return whole_view(size, scaled)
+
+
+def whole_view(size: Size, scaled: Size, *, flip: bool = False) -> View:
+    """The whole photograph at the new size."""
+    return View(cut=(0, 0, size[1], size[0]), scaled=scaled, window=(0, 0, scaled[1], scaled[0]), flip=flip)
 
 
 def training_view(size: Size, options: TransformOptions, seed: int) -> View:

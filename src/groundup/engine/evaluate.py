@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from groundup.config import Options
 from groundup.engine.numerics import Precision, autocast
 from groundup.engine.stop import StopFlag
+from groundup.engine.tta import PRESETS, TTAOptions, ViewDetector, detect_in_views
 from groundup.errors import DataError
 from groundup.metrics.coco_ap import STANDARD_LIMIT, CocoAP, coco_ap, lacks_truth
 from groundup.metrics.match_table import build_match_table, write_table
@@ -25,7 +26,7 @@ from groundup.metrics.rle import encode_crop
 from groundup.metrics.tables import NAMES, ap_lines
 from groundup.ops.masks import MASK_THRESHOLD, PasteKind, paste_crops
 from groundup.records import write_json
-from groundup.structures import Batch, Detections
+from groundup.structures import Batch, BatchView, Detections
 
 
 class EvaluationOptions(Options):
@@ -48,6 +49,20 @@ class EvaluationOptions(Options):
     """What to score; None: all that the model gives and the annotations hold."""
     paste: PasteKind = "aligned"
     """How mask probabilities become pixels; see `ops.masks.PasteKind`."""
+    tta: TTAOptions | None = None
+    """Test-time augmentation: many scales and their mirror images become one set of detections; null looks
+    once. Also a name: flip, detectron (its shipped list of scales, for photographs of 800 pixels), or
+    detectron_x152 (that with box voting)."""
+
+    @field_validator("tta", mode="before")
+    @classmethod
+    def _name_stands_for_options(cls, value: Any) -> Any:
+        """Put what a name stands for in its place."""
+        if not isinstance(value, str):
+            return value
+        if value not in PRESETS:
+            raise ValueError(f"no test-time augmentation '{value}'; there are {', '.join(PRESETS)}")
+        return PRESETS[value]
 
     def limit(self, kind: Kind) -> int:
         """The detection limit of a kind."""
@@ -69,6 +84,10 @@ class Detector(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All weights; they say where batches go."""
+
+
+Shown = Batch | Iterable[BatchView]
+"""What a model is shown at once: a batch, or all views of some photographs, which can be iterated again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +126,7 @@ class Evaluation:
 
 def evaluate(
     model: Detector,
-    batches: Iterable[Batch],
+    batches: Iterable[Shown],
     document: Document,
     options: EvaluationOptions,
     *,
@@ -117,6 +136,8 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Detect in every batch and score the results against the document.
+
+    With `options.tta` the batches are views (see `Shown`) and the model is a `ViewDetector`.
 
     `category_ids` are the ids of the labels 0, 1, ... `folder` gets predictions.bbox.json (and .segm,
     .keypoints), matches.bbox.npz (see `metrics.match_table`) and metrics.json. `progress` is
@@ -187,7 +208,7 @@ def evaluate_results(
 
 def detect_results(
     model: Detector,
-    batches: Iterable[Batch],
+    batches: Iterable[Shown],
     *,
     category_ids: Sequence[int],
     options: EvaluationOptions | None = None,
@@ -213,7 +234,7 @@ def detect_results(
         for batch in batches:
             if stop is not None:
                 stop.check()
-            for detections in detect_batch(model, batch, device, options.precision):
+            for detections in detect_batch(model, batch, device, options):
                 if detections.image_id in shown:
                     raise DataError(f"image {detections.image_id} was shown to the model twice")
                 shown.add(detections.image_id)
@@ -239,11 +260,15 @@ def evaluating(model: Detector) -> Iterator[torch.device]:
 
 
 def detect_batch(
-    model: Detector, batch: Batch, device: torch.device, precision: Precision
+    model: Detector, shown: Shown, device: torch.device, options: EvaluationOptions
 ) -> list[Detections]:
-    """Detections of one batch, on the CPU."""
-    with torch.inference_mode(), autocast(device, precision):
-        found = model.detect(batch.to(device))
+    """Detections of one batch, or of the photographs of one set of views, on the CPU."""
+    with torch.inference_mode(), autocast(device, options.precision):
+        if isinstance(shown, Batch):
+            found = model.detect(shown.to(device))
+        else:
+            assert isinstance(model, ViewDetector), "views are made for models that can look at them"
+            found = detect_in_views(model, shown, options.tta or TTAOptions(), device)
         return [detections.to("cpu", non_blocking=False) for detections in found]
 
 
