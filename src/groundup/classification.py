@@ -22,7 +22,7 @@ from groundup.engine.checkpoint import load_weights
 from groundup.engine.classify import ClassEvaluation, ClassEvaluationOptions, evaluate_classes
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
+from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state
 from groundup.errors import CheckpointError, UsageError
 from groundup.features import (
     FeatureSource,
@@ -31,6 +31,7 @@ from groundup.features import (
     feature_evaluation_batches,
     open_features,
 )
+from groundup.metrics.exposure import Exposure
 from groundup.models.backbone import NUM_STAGES
 from groundup.models.classifier import Classifier, ClassifierOptions, build_classifier
 from groundup.models.load_report import LoadReport
@@ -55,6 +56,8 @@ from groundup.structures import Batch
 
 FEATURES = "features.json"
 """Where a run's features lie and what they cost; only with features=cached."""
+FEATURES_EXPOSURE = "features_exposure"
+"""The part of the exposure in `result.json` that making the training features took."""
 TASK: Literal["classification"] = "classification"
 """Tells a classifier's recipe from a detector's."""
 
@@ -176,8 +179,8 @@ def train_classifier_run(
     """Carry the recipe out in the folder, or go on where it was stopped.
 
     Returns:
-        The content of `result.json`: images seen, metrics, exposure. With features=cached the exposure is
-        the head's; `features.json` has that of the features.
+        The content of `result.json`: images seen, metrics, exposure. With features=cached the exposure
+        holds the pass that made the features too, once, whichever run computed them.
 
     Raises:
         UsageError: the folder holds a run of another recipe, or the recipe cannot be trained.
@@ -198,7 +201,7 @@ def train_classifier_run(
             batches, judged = features_work(recipe, splits, source, folder, stop)
         return batches, class_evaluation_of(recipe, splits.val, judged, folder, stop)
 
-    return carry_out(
+    result = carry_out(
         model,
         folder,
         class_beginning(recipe, splits, report),
@@ -208,6 +211,18 @@ def train_classifier_run(
         seed=recipe.seed,
         quiet=quiet,
     )
+    return with_features_billed(folder, result) if recipe.features == "cached" else result
+
+
+def with_features_billed(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what its training features cost on its bill, written back; done once for a run."""
+    if FEATURES_EXPOSURE in result:
+        return result
+    made = read_json(folder / FEATURES)["train"]["exposure"]
+    whole = Exposure.from_json(result["exposure"]) + Exposure.from_json(made)
+    billed = result | {"exposure": whole.to_json(), FEATURES_EXPOSURE: made}
+    write_json(folder / RESULT, billed)
+    return billed
 
 
 def source_of(recipe: ClassifierRecipe, model: Classifier, report: LoadReport) -> FeatureSource:

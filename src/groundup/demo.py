@@ -84,9 +84,7 @@ def demo_study(folder: Path, seed: int) -> Study:
                     "data.train": str(objects / "train"),
                     "data.val": str(objects / "val"),
                     "transforms.crop": None,
-                    **schedule(PRETRAINING_IMAGES, units=1, batch_size=16, lr=5e-4),
-                    "training.optimizer.name": "adamw",
-                    "training.optimizer.weight_decay": 0.02,
+                    **schedule(PRETRAINING_IMAGES, units=1),
                     "seed": seed,
                 },
             )
