@@ -23,6 +23,7 @@ from groundup.models.presets import (
     DetectorSizes,
     detectron2,
     paper_faster_rcnn,
+    paper_faster_rcnn_vgg,
     paper_mask_rcnn,
     torchvision,
     torchvision_v2,
@@ -53,6 +54,11 @@ TINY_LR = 0.02
 
 PAPER_SCHEDULE = ScheduleOptions(units=2.0)
 """2x: where the paper's tables begin."""
+SCALES = (640, 672, 704, 736, 768, 800)
+"""Shorter sides of train-time scale augmentation. Source: paper.md 1.5, Detectron's discrete set."""
+VGG_SCRATCH_UNITS = 11.0
+VGG_TUNED_UNITS = 9.0
+"""Lengths of the paper's VGG-16 from scratch and fine-tuned. Source: paper.md 1.6."""
 
 
 def paper_recipe(name: str, model: DetectorOptions) -> Recipe:
@@ -86,14 +92,38 @@ def mask_rcnn_x101_fpn_gn() -> Recipe:
     return paper_recipe("mask_rcnn_x101_fpn_gn", paper_mask_rcnn("resnext101_32x8d", "gn"))
 
 
+def mask_rcnn_x152_fpn_gn() -> Recipe:
+    """The paper's Mask R-CNN on ResNeXt-152 32x8d with GN."""
+    return paper_recipe("mask_rcnn_x152_fpn_gn", paper_mask_rcnn("resnext152_32x8d", "gn"))
+
+
 def mask_rcnn_r50_fpn_syncbn() -> Recipe:
     """The paper's Mask R-CNN, ResNet-50 FPN with SyncBN."""
     return paper_recipe("mask_rcnn_r50_fpn_syncbn", paper_mask_rcnn("resnet50", "syncbn"))
 
 
+def mask_rcnn_r101_fpn_syncbn() -> Recipe:
+    """The paper's Mask R-CNN, ResNet-101 FPN with SyncBN."""
+    return paper_recipe("mask_rcnn_r101_fpn_syncbn", paper_mask_rcnn("resnet101", "syncbn"))
+
+
 def faster_rcnn_r50_fpn_gn() -> Recipe:
     """Faster R-CNN, ResNet-50 FPN with GN, as the paper's."""
     return paper_recipe("faster_rcnn_r50_fpn_gn", paper_faster_rcnn("resnet50", "gn"))
+
+
+def faster_rcnn_r101_fpn_gn() -> Recipe:
+    """Faster R-CNN, ResNet-101 FPN with GN, as the paper's on Pascal VOC."""
+    return paper_recipe("faster_rcnn_r101_fpn_gn", paper_faster_rcnn("resnet101", "gn"))
+
+
+def faster_rcnn_vgg16() -> Recipe:
+    """The paper's VGG-16 without norm and FPN, from scratch for 11x; fine-tuned it has units=9."""
+    recipe = paper_recipe("faster_rcnn_vgg16", paper_faster_rcnn_vgg())
+    return vary(
+        recipe,
+        {"transforms.short_side": list(SCALES), "training.schedule.units": VGG_SCRATCH_UNITS},
+    )
 
 
 def mask_rcnn_r18_fpn_gn() -> Recipe:
@@ -193,6 +223,11 @@ def tiny_faster_rcnn() -> Recipe:
     return tiny_recipe("tiny_faster_rcnn", paper_faster_rcnn("resnet10t", "gn", sizes=TINY_SIZES))
 
 
+def tiny_faster_rcnn_vgg() -> Recipe:
+    """A small Faster R-CNN for two cores: VGG-11 of a quarter of the widths, no norm, no FPN."""
+    return tiny_recipe("tiny_faster_rcnn_vgg", paper_faster_rcnn_vgg("vgg11_quarter", sizes=TINY_SIZES))
+
+
 def tiny_mask_rcnn_lite0() -> Recipe:
     """A small Mask R-CNN for two cores on EfficientNet-Lite0 with BN, which has ImageNet weights."""
     return tiny_recipe("tiny_mask_rcnn_lite0", lite0_detector(paper_mask_rcnn))
@@ -218,9 +253,13 @@ RECIPES: dict[str, Callable[[], AnyRecipe]] = {
         mask_rcnn_r50_fpn_gn,
         mask_rcnn_r101_fpn_gn,
         mask_rcnn_x101_fpn_gn,
+        mask_rcnn_x152_fpn_gn,
         mask_rcnn_r50_fpn_syncbn,
+        mask_rcnn_r101_fpn_syncbn,
         mask_rcnn_r18_fpn_gn,
         faster_rcnn_r50_fpn_gn,
+        faster_rcnn_r101_fpn_gn,
+        faster_rcnn_vgg16,
         faster_rcnn_r34_fpn_gn,
         faster_rcnn_r18_fpn_gn,
         mask_rcnn_r50_fpn_detectron2,
@@ -228,6 +267,7 @@ RECIPES: dict[str, Callable[[], AnyRecipe]] = {
         mask_rcnn_r50_fpn_torchvision_v2,
         tiny_mask_rcnn,
         tiny_faster_rcnn,
+        tiny_faster_rcnn_vgg,
         tiny_mask_rcnn_lite0,
         tiny_faster_rcnn_lite0,
         *CLASSIFIER_RECIPES,

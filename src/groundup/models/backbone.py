@@ -4,13 +4,13 @@ Every batch and group norm of the timm model is replaced by ours; its place, its
 activation fused into it stay, so timm's weights load by name. Dropout and stochastic depth are off. In
 ResNet bottlenecks the stride is on the 3x3 convolution (timm's and torchvision's way; Detectron's
 `STRIDE_1X1: False`, paper.md 1.1). timm is imported when a network is built: reading a recipe needs none of
-its seconds.
+its seconds. Published networks that timm lacks are built of its classes (`OWN_NETWORKS`).
 
 Legend:
     B  images      H, W  height and width of the padded batch
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,11 @@ from groundup.models.norm import BN_EPS, BN_MOMENTUM, INIT_RULE, NormKind, build
 
 STRIDES = (4, 8, 16, 32)
 """Of C2, C3, C4 and C5. Source: Feature Pyramid Networks (Lin et al., 2017), section 3."""
+X152_BLOCKS = (3, 8, 36, 3)
+"""Blocks of each stage of a ResNe(X)t-152. Source: Deep Residual Learning (He et al., 2016), table 1."""
+QUARTER_VGG11 = (16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M")
+"""Widths of configuration A of VGG (Simonyan and Zisserman, 2015, table 1), divided by four; M: max-pooling.
+Ours, for two processor cores."""
 NUM_STAGES = 1 + len(STRIDES)
 """The stem, and what leads to each of C2 to C5 (res2 to res5)."""
 
@@ -42,23 +47,32 @@ class BackboneOptions(Options):
 
     name: str = "resnet50"
     """A timm model with features at strides 4, 8, 16 and 32, for example resnet18, resnet50, resnet101,
-    resnext101_32x8d, mobilenetv2_100 or tf_efficientnet_lite0."""
+    resnext101_32x8d, vgg16, mobilenetv2_100 or tf_efficientnet_lite0; or resnext152_32x8d or vgg11_quarter,
+    which timm lacks."""
     norm: NormKind = "gn"
     """What follows each convolution: gn, syncbn, bn, frozen_bn or none. frozen_bn needs a start with
     weights; bn takes its statistics over the few images of one device."""
     init: ConvInit = "xavier"
     """How random convolutions are drawn: xavier as Detectron (the paper's code), msra as Detectron2 and
     torchvision, timm as timm does for the model."""
+    stride_in_1x1: bool = False
+    """Whether a bottleneck has its stride on the first 1x1 convolution, as the MSRA weights of Detectron and
+    Detectron2 were trained (`STRIDE_1X1`), instead of on the 3x3. Weights of one kind load into the other
+    without complaint and detect worse."""
 
 
 class Backbone(nn.Module):
-    """Features of a batch at strides 4, 8, 16 and 32 (C2 to C5).
+    """Features of a batch at strides 4, 8, 16 and 32 (C2 to C5), or at some of them.
 
-    The weights keep timm's names under `body.`.
+    The weights keep timm's names under `body.`. What comes after the last of the strides does not exist.
     """
 
-    def __init__(self, options: BackboneOptions) -> None:
+    def __init__(self, options: BackboneOptions, strides: Sequence[int] = STRIDES) -> None:
         """Build with random weights.
+
+        Args:
+            options: which network.
+            strides: of the features it gives, finest first; some of `STRIDES`.
 
         Raises:
             UsageError: timm has no such model, it has no features at those strides, or it has no norm that
@@ -66,34 +80,48 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.options = options
-        body = create_features(options.name)
+        body = create_features(options.name, strides)
         if not substitute_norms(body, options.norm) and options.norm != "none":
             raise UsageError(
                 f"backbone '{options.name}' has no batch norm that norm={options.norm} could replace; "
                 "write norm=none (norms of another kind stay as they are), or choose another backbone"
             )
+        if options.stride_in_1x1 and not move_strides(body):
+            raise UsageError(
+                f"backbone '{options.name}' has no bottleneck whose stride could be on the 1x1 convolution; "
+                "write stride_in_1x1=false"
+            )
         switch_off_dropout(body)
         initialise(body, options.init)
         self.body = body
         self.channels: tuple[int, ...] = tuple(info["num_chs"] for info in outputs_of(body))
-        """Of C2 to C5."""
-        self.strides = STRIDES
-        """Pixels of the image that one step of C2 to C5 covers."""
+        """Of the features."""
+        self.strides = tuple(strides)
+        """Pixels of the image that one step of each feature covers."""
         self.stages = cut_stages(body)
-        """Modules of the stem, of res2, ... and of res5, in the order they run. The stem is all that comes
-        before stride 4."""
+        """Modules of the stem, of res2, ... and of the last stage, in the order they run. The stem is all
+        that comes before stride 4: of a VGG the first four convolutions, where Detectron's stop-gradient of
+        fine-tuning stands (paper.md 1.4)."""
         self.num_frozen = 0
         """Stages, stem first, that do not learn."""
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """C2 to C5 of normalised images whose sides are multiples of 32."""
+        """The features of normalised images whose sides are multiples of 32."""
         return list(self.body(images))
 
     def freeze(self, num_stages: int) -> None:
         """Stop the first stages from learning, the stem first: no gradient, norms always in evaluation.
 
         Source: Detectron, `FREEZE_AT`: 2 freezes the stem and res2.
+
+        Raises:
+            UsageError: there are not so many stages.
         """
+        if num_stages > len(self.stages):
+            raise UsageError(
+                f"start.frozen_stages is {num_stages}, but backbone {self.options.name} has "
+                f"{len(self.stages)} stages that can be told apart up to stride {self.strides[-1]}; lower it"
+            )
         self.num_frozen = num_stages
         for stage in self.stages[:num_stages]:
             for module in stage:
@@ -109,13 +137,13 @@ class Backbone(nn.Module):
         return self
 
 
-def build_backbone(options: BackboneOptions) -> Backbone:
-    """The backbone with random weights.
+def build_backbone(options: BackboneOptions, strides: Sequence[int] = STRIDES) -> Backbone:
+    """The backbone with random weights and features at the strides.
 
     Raises:
         UsageError: as `Backbone`.
     """
-    return Backbone(options)
+    return Backbone(options, strides)
 
 
 def build_timm_classifier(name: str, norm: NormKind) -> nn.Module:
@@ -124,10 +152,8 @@ def build_timm_classifier(name: str, norm: NormKind) -> nn.Module:
     Raises:
         UsageError: timm has no such model.
     """
-    import timm
-
     check_name(name)
-    network: nn.Module = timm.create_model(name)
+    network = create_network(name)
     substitute_norms(network, norm)
     switch_off_dropout(network)
     return network
@@ -141,26 +167,63 @@ def check_name(name: str) -> None:
     """
     import timm
 
-    if not timm.is_model(name):
-        raise UsageError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}")
+    if name not in OWN_NETWORKS and not timm.is_model(name):
+        known = [*OWN_NETWORKS, *timm.list_models()]
+        raise UsageError(f"timm has no model '{name}'{did_you_mean(name, known)}")
 
 
-def create_features(name: str) -> nn.Module:
-    """Build the timm model of that name, cut to give features at strides 4, 8, 16 and 32 only.
+def create_network(name: str, **more: Any) -> nn.Module:
+    """Build the network of that name, timm's or one that timm lacks; `more` goes to timm as it is."""
+    import timm
+
+    if name in OWN_NETWORKS:
+        return OWN_NETWORKS[name](more)
+    network: nn.Module = timm.create_model(name, **more)
+    return network
+
+
+def build_x152(more: Mapping[str, Any]) -> nn.Module:
+    """ResNeXt-152 32x8d, the largest network of the paper. Source: paper.md 1.1."""
+    import timm
+
+    network: nn.Module = timm.create_model("resnext101_32x8d", layers=X152_BLOCKS, **more)
+    return network
+
+
+def build_quarter_vgg11(more: Mapping[str, Any]) -> nn.Module:
+    """VGG-11 of a quarter of the widths, without norms as the original."""
+    from timm.models import VGG, build_model_with_cfg
+
+    wanted = dict(more)
+    indices = wanted.pop("out_indices", range(QUARTER_VGG11.count("M") + 1))
+    cut = {"flatten_sequential": True, "out_indices": tuple(indices)}
+    network: nn.Module = build_model_with_cfg(
+        VGG, "vgg11", pretrained=False, model_cfg=list(QUARTER_VGG11), feature_cfg=cut, **wanted
+    )
+    return network
+
+
+OWN_NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "resnext152_32x8d": build_x152,
+    "vgg11_quarter": build_quarter_vgg11,
+}
+"""Networks that timm lacks, built of its classes under its names of weights."""
+
+
+def create_features(name: str, wanted: Sequence[int] = STRIDES) -> nn.Module:
+    """Build the network of that name, cut to give features at the wanted strides only.
 
     Raises:
         UsageError: no such model, or no such features.
     """
-    import timm
-
     check_name(name)
     try:
         with torch.device("meta"):  # costs neither time nor memory
-            probe: Any = timm.create_model(name, features_only=True)
+            probe: Any = create_network(name, features_only=True)
             strides = probe.feature_info.reduction()
-            indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
-            trial = timm.create_model(name, features_only=True, out_indices=indices)
-        usable = str(getattr(trial, "output_fmt", "NCHW")).endswith("NCHW") and cut_stages(trial)
+            indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in wanted)
+            trial = create_network(name, features_only=True, out_indices=indices)
+        usable = str(getattr(trial, "output_fmt", "NCHW")).endswith("NCHW")
     except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError):
         usable = False
     if not usable:
@@ -168,33 +231,45 @@ def create_features(name: str) -> nn.Module:
             f"backbone '{name}' does not give (B, C, H, W) features at strides 4, 8, 16 and 32; "
             "choose a convolutional one, such as resnet50"
         )
-    body: nn.Module = timm.create_model(name, features_only=True, out_indices=indices)
-    return body
+    return create_network(name, features_only=True, out_indices=indices)
 
 
-def outputs_of(body: nn.Module, *, early: bool = False) -> list[dict[str, Any]]:
-    """What timm says of C2 to C5: `num_chs`, `reduction` (stride) and `module` (name) of each.
+def outputs_of(body: nn.Module) -> list[dict[str, Any]]:
+    """What timm says of the features: `num_chs`, `reduction` (stride) and `module` (name) of each."""
+    features: Any = body.feature_info
+    return list(features.get_dicts())
+
+
+def ends_of(body: nn.Module, names: Sequence[str], *, early: bool = False) -> list[int]:
+    """Of each of C2 to the last feature, how many of the named units it takes to get there.
 
     Args:
         body: a features-only model of timm.
-        early: describe the outputs at smaller strides instead, which are not used.
+        names: of its units, in the order they run.
+        early: of the features at smaller strides instead, which are not used.
     """
     features: Any = body.feature_info
-    if early:
-        return [info for info in features.info if info["reduction"] < STRIDES[0]]
-    return list(features.get_dicts())
+    last = outputs_of(body)[-1]["reduction"]
+    ends: dict[int, int] = {}
+    for info in features.info:
+        stride = info["reduction"]
+        if stride <= last and (stride < STRIDES[0]) == early:
+            ends[stride] = names.index(info["module"].replace(".", "_")) + 1
+    return list(ends.values())
 
 
 def cut_stages(body: nn.Module) -> tuple[tuple[nn.Module, ...], ...]:
     """Modules of the stem and of what leads to each output, in the order they run.
 
-    Raises:
-        ValueError: an output is not the end of a module of the first or second level.
+    None where an output is not the end of a module of the first or second level: such a network (HRNet, whose
+    resolutions run beside each other) trains whole.
     """
     units = list(ordered_units(body))
     names = [name for name, _ in units]
-    ends = [names.index(info["module"].replace(".", "_")) + 1 for info in outputs_of(body)]
-    early = [names.index(info["module"].replace(".", "_")) + 1 for info in outputs_of(body, early=True)]
+    try:
+        ends, early = ends_of(body, names), ends_of(body, names, early=True)
+    except ValueError:
+        return ()
     # A model without an output at stride 2 (ConvNeXt) has its stem before the module that ends at C2.
     starts = [0, max(early) if early else ends[0] - 1, *ends[:-1]]
     ends = [starts[1], *ends]
@@ -233,6 +308,25 @@ def substitute_norms(model: nn.Module, kind: NormKind) -> int:
             count += 1
         else:
             count += substitute_norms(child, kind)
+    return count
+
+
+def move_strides(model: nn.Module) -> int:
+    """Put the stride of each bottleneck on its first convolution.
+
+    Source: Detectron, `STRIDE_1X1`; Deep Residual Learning (He et al., 2016), table 1.
+
+    Returns:
+        How many were moved.
+    """
+    count = 0
+    for block in model.modules():
+        first, second = getattr(block, "conv1", None), getattr(block, "conv2", None)
+        if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and hasattr(block, "conv3")):
+            continue
+        if first.kernel_size == (1, 1) and second.stride != (1, 1):
+            first.stride, second.stride = second.stride, first.stride
+            count += 1
     return count
 
 

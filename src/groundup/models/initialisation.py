@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-InitKind = Literal["detectron", "detectron2", "torchvision"]
-"""Whose first weights: the paper's system is Detectron."""
+InitKind = Literal["detectron", "detectron_msra", "detectron2", "torchvision"]
+"""Whose first weights: the paper's system is Detectron; detectron_msra: the paper's VGG-16, in which fully
+connected layers are drawn as convolutions are."""
 
 Rule = Literal["xavier_fill", "msra_fill", "normal_0.01", "normal_0.001", "torch", "msra_fill_torch_bias"]
 """xavier_fill: uniform of variance 1 / fan-in, bias 0 (Caffe2's XavierFill); msra_fill: normal of variance
@@ -31,6 +32,19 @@ RULES: dict[InitKind, dict[Part, Rule]] = {
         "rpn": "normal_0.01",
         "head_conv": "msra_fill",
         "head_fc": "xavier_fill",
+        "box_class": "normal_0.01",
+        "box_delta": "normal_0.001",
+        "mask_conv": "msra_fill",
+        "mask_deconv": "msra_fill",
+        "mask_class": "msra_fill",
+        "mask_agnostic": "normal_0.001",
+    },
+    # Source: paper.md 1.2: of VGG-16 the paper names the MSRA rule, and no other change.
+    "detectron_msra": {
+        "fpn": "xavier_fill",
+        "rpn": "normal_0.01",
+        "head_conv": "msra_fill",
+        "head_fc": "msra_fill",
         "box_class": "normal_0.01",
         "box_delta": "normal_0.001",
         "mask_conv": "msra_fill",

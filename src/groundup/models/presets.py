@@ -73,6 +73,8 @@ TINY = DetectorSizes(
     proposals_factor=0.1,
 )
 """Ours: for images of about 128 pixels on two cores."""
+VGG = DetectorSizes(fc_channels=4096)
+"""Source: paper.md 1.6: two fully connected layers of 4096."""
 
 
 def paper_mask_rcnn(
@@ -133,6 +135,48 @@ def paper_faster_rcnn(
 ) -> DetectorOptions:
     """`paper_mask_rcnn` without its mask branch."""
     return paper_mask_rcnn(backbone, norm, has_masks=False, sizes=sizes)
+
+
+def paper_faster_rcnn_vgg(backbone: str = "vgg16", *, sizes: DetectorSizes = VGG) -> DetectorOptions:
+    """The paper's VGG-16 system: no norm, no FPN, everything on the map at stride 16, no dropout.
+
+    Counts of proposals are of systems without an FPN: of each image, not of each level.
+
+    Source: paper.md 1.2, 1.4 and 1.6; Detectron, `modeling/VGG16.py`, for its head; its
+    `e2e_faster_rcnn_R-50-C4` configuration and defaults for anchors and proposals on one map.
+    """
+    return DetectorOptions(
+        backbone=BackboneOptions(name=backbone, norm="none", init="msra"),
+        fpn=None,
+        single_stride=16,
+        rpn=RPNOptions(
+            anchor_sizes=(tuple(size for level in sizes.anchor_sizes() for size in level),),
+            anchor_rounding=True,
+            anchor_straddling=False,
+            anchors_per_image=sizes.anchors_per_image,
+            loss_divisor="fixed",
+            smooth_l1_beta=1 / 9,
+            pre_nms_train=sizes.proposals(12_000),
+            pre_nms_test=sizes.proposals(6000),
+            post_nms_train=sizes.proposals(2000),
+            post_nms_test=sizes.proposals(1000),
+            post_nms_scope="image",
+            sigmoid_before_nms=True,
+            min_box_size=EMPTY_SIDE,
+        ),
+        rois=RoIOptions(rois_per_image=sizes.rois_per_image),
+        box_head=BoxHeadOptions(
+            pool=PoolOptions(resolution=BOX_RESOLUTION),
+            num_convs=0,
+            norm="none",
+            num_fcs=2,
+            fc_channels=sizes.fc_channels,
+            smooth_l1_beta=1.0,
+            max_detections=sizes.max_detections,
+        ),
+        mask_head=None,
+        init="detectron_msra",
+    )
 
 
 def detectron2(
@@ -277,7 +321,7 @@ def torchvision_v2(
     }
     return plain.model_copy(
         update={
-            "fpn": plain.fpn.model_copy(update={"norm": norm}),
+            "fpn": plain.fpn and plain.fpn.model_copy(update={"norm": norm}),
             "rpn": plain.rpn.model_copy(update={"conv_depth": 2}),
             "box_head": plain.box_head.model_copy(update=box_head),
             "mask_head": plain.mask_head and plain.mask_head.model_copy(update={"norm": norm}),

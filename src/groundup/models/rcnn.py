@@ -7,6 +7,7 @@ Legend:
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -14,13 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from groundup.config import Options
-from groundup.models.backbone import BackboneOptions, build_backbone
+from groundup.models.backbone import STRIDES, BackboneOptions, build_backbone
 from groundup.models.box_head import BoxHead, BoxHeadOptions, FoundBoxes
 from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
 from groundup.models.initialisation import InitKind
 from groundup.models.mask_head import MaskHead, MaskHeadOptions
 from groundup.models.rois import RoIOptions, SlotKind, sample_rois
-from groundup.models.rpn import RPN, RPNOptions
+from groundup.models.rpn import RPN, RPNOptions, on_one_map
 from groundup.ops.boxes import scale_boxes
 from groundup.ops.pooling import RoIMaps, build_roi_maps
 from groundup.structures import Batch, Detections, Shapes
@@ -34,8 +35,12 @@ class DetectorOptions(Options):
 
     backbone: BackboneOptions = BackboneOptions()
     """Where features come from."""
-    fpn: FPNOptions = FPNOptions()
-    """The neck."""
+    fpn: FPNOptions | None = FPNOptions()
+    """The neck; null puts the RPN, with the anchors of all levels, and the heads on one map of the
+    backbone."""
+    single_stride: Literal[8, 16, 32] = 16
+    """Stride of that one map: 16 is conv5_3 of a VGG and C4 of a ResNet. Without effect where there is an
+    FPN."""
     rpn: RPNOptions = RPNOptions()
     """The first stage."""
     rois: RoIOptions = RoIOptions()
@@ -64,7 +69,7 @@ class DetectorOptions(Options):
 
 
 class RCNN(nn.Module):
-    """Two-stage detector on a feature pyramid.
+    """Two-stage detector on a feature pyramid, or on a single map.
 
     Source: Faster R-CNN (Ren et al., 2015), FPN (Lin et al., 2017), Mask R-CNN (He et al., 2017).
     """
@@ -90,11 +95,16 @@ class RCNN(nn.Module):
         super().__init__()
         self.options = options
         self.num_classes = num_classes
-        self.backbone = build_backbone(options.backbone)
-        strides = tuple(self.backbone.strides)
-        channels, init = options.fpn.channels, options.init
-        self.fpn = FPN(options.fpn, self.backbone.channels, init)
-        self.rpn = RPN(options.rpn, channels, (*strides, strides[-1] * LAST_STRIDE_FACTOR), init)
+        init = options.init
+        if options.fpn is None:
+            self.backbone = build_backbone(options.backbone, (options.single_stride,))
+            self.fpn, channels = None, self.backbone.channels[-1]
+            self.rpn = RPN(on_one_map(options.rpn), channels, self.backbone.strides, init)
+        else:
+            self.backbone = build_backbone(options.backbone)
+            self.fpn, channels = FPN(options.fpn, self.backbone.channels, init), options.fpn.channels
+            strides = (*STRIDES, STRIDES[-1] * LAST_STRIDE_FACTOR)
+            self.rpn = RPN(options.rpn, channels, strides, init)
         self.box_head = BoxHead(options.box_head, channels, num_classes, init)
         self.mask_head = (
             MaskHead(options.mask_head, channels, num_classes, init) if options.mask_head else None
@@ -192,13 +202,13 @@ class RCNN(nn.Module):
         return masks
 
     def pyramid(self, batch: Batch) -> list[Float[Tensor, "B D _ _"]]:
-        """P2 to P6 of the normalised images."""
-        pyramid: list[Tensor] = self.fpn(self.backbone(self.normalise(batch)))
-        return pyramid
+        """P2 to P6 of the normalised images; without an FPN the backbone's one map."""
+        maps: list[Tensor] = self.backbone(self.normalise(batch))
+        return maps if self.fpn is None else self.fpn(maps)
 
     def roi_maps(self, pyramid: Sequence[Float[Tensor, "B D _ _"]]) -> RoIMaps:
-        """P2 to P5, from which RoIs are pooled."""
-        return build_roi_maps(pyramid[:-1], self.backbone.strides)
+        """P2 to P5, or the one map, from which RoIs are pooled."""
+        return build_roi_maps(pyramid[: len(self.backbone.strides)], self.backbone.strides)
 
     def normalise(self, batch: Batch) -> Float[Tensor, "B 3 H W"]:
         """Images less their mean, over their deviation, with zeros in the padding."""

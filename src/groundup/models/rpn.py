@@ -34,7 +34,8 @@ class RPNOptions(Options):
     """Anchors, proposals and their losses. Where systems differ: paper.md 4."""
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    """Sides in pixels of square anchors, per level, finest first."""
+    """Sides in pixels of square anchors, per level, finest first. Without an FPN all of them stand on the
+    one map."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width."""
     anchor_rounding: bool = True
@@ -89,6 +90,12 @@ class RPNOptions(Options):
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1 or not self.anchor_sizes[0]:
             raise ValueError("rpn.anchor_sizes needs the same number of sizes, at least one, on every level")
         return self
+
+
+def on_one_map(options: RPNOptions) -> RPNOptions:
+    """The same anchors on a single map, as before pyramids. Source: Faster R-CNN (2015), section 3.1.1."""
+    sizes = tuple(size for level in options.anchor_sizes for size in level)
+    return options.model_copy(update={"anchor_sizes": (sizes,)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
