@@ -102,6 +102,7 @@ def draw_answer(
         ],
         categories=draw_categories(categories),
         disagreements=list(disagreements),
+        published=[],
         overfitting=[
             {
                 "arm": arm,

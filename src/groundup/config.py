@@ -84,6 +84,15 @@ def override(tree: Tree, assignments: Sequence[str]) -> Tree:
         UsageError: an unknown path (with the nearest known one), a value of the wrong type, or a
             combination the tree refuses.
     """
+    return vary(tree, read_assignments(assignments))
+
+
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Values by dotted path of `dotted.path=value` assignments.
+
+    Raises:
+        UsageError: no assignment, or a value that is not YAML.
+    """
     changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -94,7 +103,7 @@ def override(tree: Tree, assignments: Sequence[str]) -> Tree:
             changes[path] = text if " #" in text and text[0] not in "[{'\"" else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UsageError(f"{path}: the value {text!r} is not YAML: {one_line(error)}") from None
-    return vary(tree, changes)
+    return changes
 
 
 def vary(tree: Tree, changes: Mapping[str, Any]) -> Tree:

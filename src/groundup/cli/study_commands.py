@@ -7,11 +7,30 @@ from typing import Annotated
 
 import typer
 
+from groundup.cli.built_in import (
+    Changes,
+    Coco,
+    Data,
+    Full,
+    Images,
+    Seeds,
+    Side,
+    UnitImages,
+    Weights,
+    World,
+    described_study,
+    refuse_counted,
+)
 from groundup.cli.terminal import Json, note, print_json, print_lines
 
 app = typer.Typer(help="Studies: arms compared by runs, with an answer.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML or Python file, or its folder.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A built-in study's name, a YAML or Python file, or a study's folder."
+    ),
+]
 Folder = Annotated[Path, typer.Argument(help="Folder of a study.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the study; default studies/NAME.")]
 Processes = Annotated[int, typer.Option("--processes", min=1, help="Runs at a time.")]
@@ -26,13 +45,22 @@ def list_studies(
     folder: Annotated[Path, typer.Argument(help="Folder to look in.")] = Path("studies"),
     as_json: Json = False,
 ) -> None:
-    """List the studies in a folder, with how far each is."""
+    """List the studies that are built in, and those in a folder with how far each is."""
+    from groundup.study.paper.catalogue import BUILT_IN, summary
     from groundup.study.status import find_studies
 
     found = find_studies(folder)
     if as_json:
-        print_json([one.to_json() for one in found])
-    elif not found:
+        print_json(
+            {
+                "built_in": {name: summary(name) for name in BUILT_IN},
+                "studies": [one.to_json() for one in found],
+            }
+        )
+        return
+    width = max(map(len, BUILT_IN))
+    print_lines(f"{name.ljust(width)}  {summary(name)}" for name in BUILT_IN)
+    if not found:
         print_lines([f"no studies in {folder}; `groundup study run FILE.yaml` begins one"])
     else:
         print_lines(one.line() for one in found)
@@ -42,6 +70,16 @@ def list_studies(
 def plan(
     study: Source,
     out: Out = None,
+    coco: Coco = None,
+    world: World = False,
+    data: Data = None,
+    images: Images = None,
+    full: Full = False,
+    weights: Weights = None,
+    unit_images: UnitImages = None,
+    side: Side = None,
+    seeds: Seeds = "",
+    changes: Changes = None,
     no_probe: Annotated[bool, typer.Option("--no-probe", help="Measure nothing; say no hours.")] = False,
     processes: Processes = 1,
     threads: Threads = None,
@@ -54,13 +92,16 @@ def plan(
     from groundup.study.probe import probe_plan, read_speeds
     from groundup.study.runner import threads_each
     from groundup.study.search_results import read_winners
-    from groundup.study.study import read_study, study_directory
+    from groundup.study.study import study_directory
 
-    described = read_study(study)
-    folder = folder_of(study, described.name, out)
-    built = build_plan(described, folder)
+    chosen = (coco, world, data, images, full, weights, unit_images, side, seeds, changes)
+    described, folder, counted = described_study(study, out, *chosen)
+    built = build_plan(described, folder, counted=counted)
     count = threads_each(processes, threads)
-    if no_probe:
+    if counted is not None:
+        speeds = {}
+        note(f"planned by number: {counted.num_train:,} and {counted.num_val:,} photographs, none opened")
+    elif no_probe:
         speeds = read_speeds(built, folder, threads=count)
     else:
         speeds = probe_plan(built, folder, threads=count, note=note)
@@ -81,6 +122,16 @@ def plan(
 def run(
     study: Source,
     out: Out = None,
+    coco: Coco = None,
+    world: World = False,
+    data: Data = None,
+    images: Images = None,
+    full: Full = False,
+    weights: Weights = None,
+    unit_images: UnitImages = None,
+    side: Side = None,
+    seeds: Seeds = "",
+    changes: Changes = None,
     processes: Processes = 1,
     threads: Threads = None,
     time_limit: Annotated[
@@ -94,10 +145,10 @@ def run(
     """Carry out what is missing of a study. The same command goes on where a stopped one was."""
     from groundup.study.runner import begin_study, run_study
     from groundup.study.status import read_status
-    from groundup.study.study import read_study
 
-    described = read_study(study)
-    folder = folder_of(study, described.name, out)
+    chosen = (coco, world, data, images, full, weights, unit_images, side, seeds, changes)
+    described, folder, counted = described_study(study, out, *chosen)
+    refuse_counted(study, counted)
     begin_study(described, folder, commands=[shlex.join(["groundup", *sys.argv[1:]])])
     outcome = run_study(folder, processes=processes, threads=threads, time_limit=time_limit, quiet=quiet)
     print_lines(read_status(folder).lines())
@@ -130,10 +181,3 @@ def work(folder: Folder, key: Annotated[str, typer.Argument(help="Key of a run."
     from groundup.study.worker import carry_out
 
     print_json({"run": key, **carry_out(folder, key, quiet=False)})
-
-
-def folder_of(source: str, name: str, out: Path | None) -> Path:
-    """The study's folder: the one given, the source itself where it is one, or one of its name."""
-    if out is not None:
-        return out
-    return Path(source) if Path(source).is_dir() else Path("studies") / name

@@ -39,6 +39,7 @@ from groundup.study.points import (
     points_of,
     runs_at,
 )
+from groundup.study.published import published_rows
 from groundup.study.results import StudyResults
 from groundup.study.samples import Samples
 from groundup.study.search_results import search_notes
@@ -100,6 +101,10 @@ class Answer:
     those first in which the candidate finds more."""
     overfitting: list[Row]
     """{arm, point, train_loss_end, val_AP_end, val_AP_best, drop_from_best}: means over seeds."""
+    published: list[Row]
+    """{arm, point, place, metric, published, tolerance, source, measured, low, high, num_runs, difference}:
+    numbers that others have published about these arms beside our own; difference is None where data or scale
+    are other ones. Empty where none were set down."""
     findings: list[Row]
     """{number, title, paper, source, mark, provisional, sentence, beside, measures: [{name, value, low, high,
     level, unit, border, image_only}], p_value}: the paper's six findings as claims about this study; empty in
@@ -163,6 +168,7 @@ def answer_study(results: StudyResults) -> Answer:
         notes += [note for note in primary.notes if note not in notes]
     shown = done_runs(results, question.candidate, place.candidate)
     document = scored_document(results, shown[0], notes) if shown else None
+    endpoints = endpoint_rows(results, samples, kinds)
     answer = Answer(
         question=plain(question),
         sentence=sentence_of(results, place, primary),
@@ -176,11 +182,12 @@ def answer_study(results: StudyResults) -> Answer:
         curves=curve_rows(results, samples, kinds or [main]),
         crossover=crossover_row(results, samples, place, main, notes),
         data_size=data_size_row(results, samples, place, main, notes),
-        endpoints=endpoint_rows(results, samples, kinds),
+        endpoints=endpoints,
         errors=[] if document is None else error_rows(results, place, document, notes),
         categories=category_rows(results, samples, place, main),
         disagreements=[] if document is None else disagreement_rows(results, samples, place, main, document),
         overfitting=overfitting_rows(results, main),
+        published=published_rows(results, endpoints),
         findings=finding_rows(results, samples),
         bill=study_bill(results, place, notes),
         decide=decide_lines(results, primary, place),

@@ -26,6 +26,23 @@ class OpenedData:
     val_digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Data that are told by number, to plan for photographs that are not here."""
+
+    num_train: int
+    """Photographs of the whole training set."""
+    num_val: int
+
+    def opened(self, fraction: float, holdout: float | None = None) -> OpenedData:
+        """A share of the data, as if it had been opened; with `holdout`, what a search's trials see of it."""
+        train, val = max(1, round(fraction * self.num_train)), self.num_val
+        if holdout is not None:
+            val = max(1, round(holdout * train))
+            train -= val
+        return OpenedData(num_train=train, num_val=val, train_digest="counted", val_digest="counted")
+
+
 def key_of(run: StudyRun, data: OpenedData, weights: Mapping[str | None, str | None]) -> str:
     """The run's folder name, which is a name anywhere; `weights` is what identifies each reference."""
     words = [*place_words(run.arm, run.point), f"seed-{run.seed}", digits_of(run, data, weights)]

@@ -18,7 +18,7 @@ from groundup.engine.schedule import (
 )
 from groundup.errors import GroundupError, UsageError
 from groundup.study.expansion import StudyRun, expand, resolve_pretraining
-from groundup.study.keys import OpenedData, key_of, made_here, weights_identity
+from groundup.study.keys import Counted, OpenedData, key_of, made_here, weights_identity
 from groundup.study.planned import (
     Plan,
     PretrainingPlan,
@@ -49,10 +49,13 @@ LENGTHS = LENGTH_PATHS
 """Axes along which runs share trunks."""
 
 
-def build_plan(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> Plan:
+def build_plan(
+    study: Study, folder: Path, *, commands: Sequence[str] = (), counted: Counted | None = None
+) -> Plan:
     """The plan of a study in its folder, which need not exist. Opens the data; starts and writes nothing.
 
-    What won in the study's search is read from the folder; before it is known the plan is open.
+    What won in the study's search is read from the folder; before it is known the plan is open. With
+    `counted` nothing is opened, neither data nor weights: the plan says what would be.
 
     Raises:
         UsageError: the study cannot be carried out as it is written; arms are judged on different images.
@@ -61,13 +64,16 @@ def build_plan(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> P
     base = study_directory(folder)
     winners = read_winners(folder, study)
     described = expand(study, folder, winners)
-    opened = open_all(described)
+    opened = open_all(described) if counted is None else count_all(described, counted)
     refuse_unpaired(described, opened)
     described = with_common_warmup(described, opened)
     pretraining = tuple(plan_pretraining(study, name, base) for name in study.pretraining)
     made = {one.name: one.recipe for one in pretraining}
     references = dict.fromkeys(run.recipe.start.weights for run in described)
-    weights = {reference: weights_identity(reference, made) for reference in references}
+    weights = {
+        reference: weights_identity(reference, made) if counted is None else reference
+        for reference in references
+    }
     keys = [key_of(run, data, weights) for run, data in zip(described, opened, strict=True)]
     shares = shares_of(described, opened)
     branch_points: dict[int, set[int]] = {}
@@ -83,7 +89,9 @@ def build_plan(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> P
     return Plan(
         runs=tuple(runs),
         pretraining=pretraining,
-        searches=tuple(plan_search(study, search) for search in describe_searches(study, folder, made)),
+        searches=tuple(
+            plan_search(study, search) for search in describe_searches(study, folder, made, counted)
+        ),
         is_open=study.search is not None and winners is None,
         commands=tuple(commands),
     )
@@ -131,6 +139,11 @@ def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
             )
         result.append(known[name])
     return result
+
+
+def count_all(runs: Sequence[StudyRun], counted: Counted) -> list[OpenedData]:
+    """The data of every run as they are told by number."""
+    return [counted.opened(run.recipe.data.fraction) for run in runs]
 
 
 def refuse_unpaired(runs: Sequence[StudyRun], opened: Sequence[OpenedData]) -> None:

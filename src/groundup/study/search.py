@@ -13,7 +13,14 @@ from groundup.config import did_you_mean, fingerprint, leaves, plain, vary
 from groundup.engine.schedule import total_images
 from groundup.errors import GroundupError, UsageError
 from groundup.study.expansion import StudyRun, arm_changes, base_recipe, resolve_run
-from groundup.study.keys import KEY_DIGITS, OpenedData, digits_of, place_words, weights_identity
+from groundup.study.keys import (
+    KEY_DIGITS,
+    Counted,
+    OpenedData,
+    digits_of,
+    place_words,
+    weights_identity,
+)
 from groundup.study.search_options import SearchOptions, search_places, searched_arms, trial_point
 from groundup.study.search_results import (
     TrialResult,
@@ -69,9 +76,9 @@ class TrialData:
 
 
 def describe_searches(
-    study: Study, folder: Path, made: Mapping[str, Mapping[str, Any]]
+    study: Study, folder: Path, made: Mapping[str, Mapping[str, Any]], counted: Counted | None = None
 ) -> list[DescribedSearch]:
-    """Every search of the study with the trials that are known. Opens the data; writes nothing.
+    """Every search of the study with the trials that are known. Opens the data unless they are counted.
 
     With a grid all are known; with optuna those that were begun, and one more if they have all ended. `made`
     are the plain recipes of the study's pre-trainings by name.
@@ -91,9 +98,10 @@ def describe_searches(
     for place in search_places(search, study.axes):
         lengths: dict[str, int] = {}
         for arm in searched_arms(search, list(study.arms)):
-            recipe, data = trial_recipe(study, search, folder, arm, place)
+            recipe, data = trial_recipe(study, search, folder, arm, place, counted)
             known = recorded.get(search_identity(arm, place), [])
-            weights = {recipe.start.weights: weights_identity(recipe.start.weights, made)}
+            start = recipe.start.weights
+            weights = {start: start if counted is not None else weights_identity(start, made)}
             described = DescribedSearch(
                 arm=arm,
                 place=place,
@@ -110,7 +118,12 @@ def describe_searches(
 
 
 def trial_recipe(
-    study: Study, search: SearchOptions, folder: Path, arm: str, place: Mapping[str, Any]
+    study: Study,
+    search: SearchOptions,
+    folder: Path,
+    arm: str,
+    place: Mapping[str, Any],
+    counted: Counted | None,
 ) -> tuple["Recipe", TrialData]:
     """The recipe of an arm's trials with the base recipe's own values, and its data.
 
@@ -119,7 +132,9 @@ def trial_recipe(
     """
     base = study_directory(folder)
     recipe = arm_recipe(study, search, arm, place, base)
-    data = data_of_trials(recipe, search, folder)
+    data = (
+        data_of_trials(recipe, search, folder) if counted is None else counted_trials(recipe, search, counted)
+    )
     length = {
         "training.schedule.units": search.units,
         "training.schedule.images": search.images,
@@ -263,6 +278,12 @@ def data_of_trials(recipe: "Recipe", search: SearchOptions, folder: Path) -> Tri
             "data.max_dropped_ratio": 1.0,
         },
     )
+
+
+def counted_trials(recipe: "Recipe", search: SearchOptions, counted: Counted) -> TrialData:
+    """The same where data are told by number."""
+    holdout = None if search.judged_on == "validation" else search.holdout
+    return TrialData(opened=counted.opened(recipe.data.fraction, holdout), changes={"data.fraction": 1.0})
 
 
 def divide(train: "Index", search: SearchOptions) -> tuple[list[int], list[int]]:

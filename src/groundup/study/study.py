@@ -15,6 +15,7 @@ from groundup.config import Options, did_you_mean, differences, fingerprint, pla
 from groundup.errors import UsageError
 from groundup.records import read_json, write_json
 from groundup.study.compare import Question, register_question
+from groundup.study.publication import Publication
 from groundup.study.search_options import SearchOptions, check_search
 
 STUDY = "study.json"
@@ -108,13 +109,16 @@ class Study(Options):
     """Whether arms may be the same (an A/A study); then every arm has seeds of its own."""
     search: SearchOptions | None = None
     """Options that trials find before the runs; None: nothing is searched."""
+    published: Publication | None = None
+    """Numbers that others have published about these arms, for the report to set beside its own."""
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_search(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:
-        """A study without a search is written, and named by its fingerprint, as before there were any."""
+    def _leave_out_what_is_not_there(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:
+        """A study without these is written, and named by its fingerprint, as before there were any."""
         values: dict[str, Any] = serialize(self)
-        if self.search is None:
-            values.pop("search", None)
+        for name in ("search", "published"):
+            if getattr(self, name) is None:
+                values.pop(name, None)
         return values
 
     @model_validator(mode="before")
@@ -187,6 +191,11 @@ class Study(Options):
         for arm in self.prices:
             if arm not in self.arms:
                 raise ValueError(f"prices.{arm}: no such arm{did_you_mean(arm, list(self.arms))}")
+        for number in self.published.values if self.published is not None else []:
+            if number.arm not in self.arms:
+                raise ValueError(
+                    f"published: no such arm {number.arm!r}{did_you_mean(number.arm, list(self.arms))}"
+                )
         if self.search is not None:
             check_search(self.search, self.arms, self.axes)
         return self
