@@ -23,6 +23,7 @@ from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
 from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
 from groundup.errors import DataError, UsageError
+from groundup.metrics.tables import TRAINING
 from groundup.models.load_report import LoadReport
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
 from groundup.models.start import StartOptions, check_start, load_start
@@ -322,6 +323,7 @@ def training_batches(recipe: Recipe, index: Index) -> Batches:
 
 def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None) -> Evaluate:
     """What the loop calls to evaluate: metrics of a model after so many images."""
+    learnt = learnt_images(recipe, splits.train)
 
     def evaluate_model(model: nn.Module, images_seen: int) -> dict[str, float | None]:
         assert isinstance(model, RCNN)
@@ -329,9 +331,23 @@ def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag |
         evaluation = evaluate_detector(
             model, recipe, splits.val, where, categories=splits.train.categories, stop=stop
         )
-        return dict(evaluation.metrics)
+        metrics: dict[str, float | None] = dict(evaluation.metrics)
+        if learnt is not None:
+            seen = evaluate_detector(
+                model, recipe, learnt, None, categories=splits.train.categories, stop=stop
+            )
+            metrics |= {f"{TRAINING}/{name}": value for name, value in seen.metrics.items()}
+        return metrics
 
     return evaluate_model
+
+
+def learnt_images(recipe: Recipe, train: Index) -> Index | None:
+    """The training photographs that are evaluated too; None where none are. More data hold the same ones."""
+    if not recipe.evaluation.train_images:
+        return None
+    share = min(1.0, recipe.evaluation.train_images / train.num_images)
+    return train.subset(subset_rows(train, share, recipe.data.fraction_seed))
 
 
 def evaluate_detector(

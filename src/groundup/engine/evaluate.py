@@ -53,6 +53,9 @@ class EvaluationOptions(Options):
     """Test-time augmentation: many scales and their mirror images become one set of detections; null looks
     once. Also a name: flip, detectron (its shipped list of scales, for photographs of 800 pixels), or
     detectron_x152 (that with box voting)."""
+    train_images: int = Field(default=0, ge=0)
+    """Training photographs that are evaluated too, the same ones every time, to see how far a run has come to
+    know them by heart; they are logged as train/box/AP. 0: none, which costs nothing."""
 
     @field_validator("tta", mode="before")
     @classmethod

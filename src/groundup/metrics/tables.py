@@ -7,6 +7,8 @@ from groundup.metrics.results import Kind
 
 NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask", "keypoints": "keypoints"}
 """What the kinds are called in tables and in the names of logged values."""
+TRAINING = "train"
+"""Stands before the names of values that are of training photographs: train/box/AP."""
 UNDEFINED = "undefined"
 GAP = "  "
 MAX_NAME_LENGTH = 40

@@ -111,6 +111,15 @@ def overfitting_section(material: Material) -> Section:
         if lost > 0
         else "No arm lost AP after its best evaluation."
     ]
+    gaps = [row for row in material.answer.overfitting if row["gap"] is not None]
+    if gaps:
+        widest = max(gaps, key=lambda row: row["gap"])
+        place = place_text(widest["point"])
+        section.lead.append(
+            f"On photographs it has learnt from, {widest['arm']}{f', {place},' if place else ''} has "
+            f"{points_text(widest['train_AP_end'])} {material.endpoint}, on the others "
+            f"{points_text(widest['val_AP_end'])}: the widest gap of all arms."
+        )
     section.tables = [overfitting_table(material.answer)]
     return section
 

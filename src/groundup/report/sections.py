@@ -11,6 +11,7 @@ from groundup.report.evidence import (
 )
 from groundup.report.findings import findings_section
 from groundup.report.parts import Material, Section
+from groundup.report.published import published_section
 from groundup.report.searches import search_section
 
 
@@ -20,6 +21,7 @@ def build_sections(material: Material) -> list[Section]:
         differences_section,
         curves_section,
         endpoints_section,
+        published_section,
         data_section,
         findings_section,
         search_section,

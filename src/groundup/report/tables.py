@@ -306,7 +306,8 @@ def categories_table(answer: Answer, names: tuple[str, str]) -> Table:
 
 
 def overfitting_table(answer: Answer) -> Table:
-    """Training loss and validation AP at the end, and the best AP on the way."""
+    """Training loss and validation AP at the end, the best AP on the way, the AP of training photographs."""
+    has_gap = any(row["gap"] is not None for row in answer.overfitting)
     rows = tuple(
         (
             words(row["arm"], arm=row["arm"], note=place_text(row["point"])),
@@ -314,14 +315,16 @@ def overfitting_table(answer: Answer) -> Table:
             Cell(points_text(row["val_AP_end"])),
             Cell(points_text(row["val_AP_best"])),
             Cell(points_text(row["drop_from_best"])),
+            *((Cell(points_text(row["train_AP_end"])), Cell(points_text(row["gap"]))) if has_gap else ()),
         )
         for row in answer.overfitting
     )
+    heads = ("Arm", "Training loss, end", "AP, end", "AP, best", "Lost since best")
     return Table(
         name="overfitting",
         title="Loss and AP at the end, and the best AP on the way",
         is_folded=len(rows) > MOST_OPEN_ROWS,
-        heads=("Arm", "Training loss, end", "AP, end", "AP, best", "Lost since best"),
+        heads=(*heads, "AP, training images", "Gap") if has_gap else heads,
         rows=rows,
         records=tuple(
             {**row["point"], **{k: v for k, v in row.items() if k != "point"}} for row in answer.overfitting

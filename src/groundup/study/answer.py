@@ -100,7 +100,9 @@ class Answer:
     least_score}: photographs where the arms disagree most at IoU 0.5 in detections of at least that score,
     those first in which the candidate finds more."""
     overfitting: list[Row]
-    """{arm, point, train_loss_end, val_AP_end, val_AP_best, drop_from_best}: means over seeds."""
+    """{arm, point, train_loss_end, val_AP_end, val_AP_best, drop_from_best, train_AP_end, gap}: means over
+    seeds. train_AP_end is of training photographs, None where none were evaluated; gap is how far val stays
+    behind it."""
     published: list[Row]
     """{arm, point, place, metric, published, tolerance, source, measured, low, high, num_runs, difference}:
     numbers that others have published about these arms beside our own; difference is None where data or scale

@@ -11,7 +11,7 @@ import numpy as np
 from groundup.errors import UsageError
 from groundup.metrics.bootstrap import EndpointSample
 from groundup.metrics.results import Kind
-from groundup.metrics.tables import NAMES
+from groundup.metrics.tables import NAMES, TRAINING
 from groundup.study.crossover import Crossover, Curve, find_crossover
 from groundup.study.data_size import DataWorth, value_in_data
 from groundup.study.points import (
@@ -131,6 +131,12 @@ def overfitting_rows(results: StudyResults, kind: Kind) -> list[Row]:
                 continue
             end = POINTS * mean_of([run.end.metrics[name] for run in runs if run.end is not None])
             best = POINTS * mean_of([best_on_the_way(run, name) for run in runs])
+            learnt = [
+                POINTS * run.end.metrics[f"{TRAINING}/{name}"]
+                for run in runs
+                if run.end is not None and f"{TRAINING}/{name}" in run.end.metrics
+            ]
+            known = mean_of(learnt) if len(learnt) == len(runs) else None
             rows.append(
                 {
                     "arm": arm,
@@ -139,6 +145,8 @@ def overfitting_rows(results: StudyResults, kind: Kind) -> list[Row]:
                     "val_AP_end": end,
                     "val_AP_best": best,
                     "drop_from_best": best - end,
+                    "train_AP_end": known,
+                    "gap": None if known is None else known - end,
                 }
             )
     return rows

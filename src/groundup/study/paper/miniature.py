@@ -21,7 +21,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mask_rcnn_r50_fpn_syncbn": ("tiny_mask_rcnn", SYNCBN),
 }
 """Small counterpart of each recipe, and what is changed in it."""
-BACKBONES = {"resnet50": "resnet10t", "resnet101": "resnet14t"}
+BACKBONES = {"resnet50": "resnet10t", "resnet101": "resnet14t", "resnext152_32x8d": "resnet18"}
 """Small counterparts of backbones that arms name."""
 FULL_SIDE = 800
 """Pixels that sides in a study of the paper are relative to."""
@@ -107,9 +107,21 @@ def small_value(path: str, value: Any, small: Miniature) -> Any:
         return small.unit_images
     if path in LENGTHS and value is not None:
         return round(value * small.unit_images / FULL_UNIT)
+    if path == "evaluation.tta":
+        return small_views(value, small)
     if path == RATE:
         return value * LR / FULL_LR
     return value
+
+
+def small_views(preset: str, small: Miniature) -> dict[str, Any]:
+    """The counterpart of a published list of views at test time."""
+    from groundup.engine.tta import PRESETS
+
+    views = plain(PRESETS[preset])
+    scales = [round(side * small.side / FULL_SIDE) for side in views["scales"]]
+    longest = round(views["max_side"] * small.side / FULL_SIDE)
+    return {**views, "scales": scales, "max_side": longest}
 
 
 def common(small: Miniature) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def imagenet_price() -> Price:
         instances=images,
         pixels=images * IMAGENET_SIDE**2,
         kind="estimated",
-        source="counted as in the paper's figure 2: 1.28 M images x 100 epochs, 1 instance and 224 x 224 px each",
+        source="counted as in figure 2 of the paper: 1.28 M images x 100 epochs, 1 instance and 224 x 224 px",
     )
 
 
