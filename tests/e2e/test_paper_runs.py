@@ -85,25 +85,20 @@ def test_one_arm_of_each_kind_is_trained_and_judged(name, arm, small, tmp_path):
     assert metrics <= set(result["metrics"]), "every published metric is measured"
 
 
+@pytest.mark.slow
 def test_a_study_goes_from_its_name_to_its_page(small, tmp_path):
     study = few_steps(reduced(built_in("figure7", Sources()), small[False]))
-    shortened = {
-        path.replace("unit_images", "images"): 16 if "images" in path else value
-        for path, value in study.pretraining["objects-resnet10t"].set.items()
-    }
-    made = {
-        "recipe": "tiny_classifier",
-        "set": {**shortened, "loader.num_workers": 0, "training.schedule.units": None},
-    }
+    made = {**study.pretraining["objects-resnet10t"].set, "loader.num_workers": 0}
     kept = {arm: study.arms[arm] for arm in ("scratch", "pre-trained")}
     study = read_tree(
         type(study),
         {
             **study.model_dump(mode="json"),
             "arms": kept,
+            "question": {**study.question.model_dump(mode="json"), "num_replicates": 100},
             "axes": short_axes(study),
-            "pretraining": {"objects-resnet10t": made},
-            "set": {**study.set, "evaluation.train_images": 3, "data.fraction": 0.5},
+            "pretraining": {"objects-resnet10t": {"recipe": "tiny_classifier", "set": made}},
+            "set": {**study.set, "data.fraction": 0.5},
             "published": {
                 **study.published.model_dump(mode="json"),
                 "values": [

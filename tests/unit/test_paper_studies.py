@@ -1,6 +1,7 @@
 """The paper's studies by name: its lengths, its numbers, and the same studies in miniature."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -185,9 +186,9 @@ def test_annotations_without_masks_leave_mask_heads_out(small):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"world": True, "coco": "coco"}, "choose one of"),
+        ({"world": True, "coco": Path("coco")}, "choose one of"),
         ({"full": True}, "--full is of --data"),
-        ({"images": "photos"}, "--images"),
+        ({"images": Path("photos")}, "--images"),
         ({"unit_images": 9}, "--unit-images"),
         ({"weights": ("file.pth",)}, "resnet101-gn="),
         ({"changes": ("seed",)}, "is not an assignment"),
@@ -217,9 +218,9 @@ def test_the_command_line_knows_the_studies_by_name(tmp_path, monkeypatch):
 def test_any_set_is_planned_in_miniature_by_name(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("groundup.study.paper.choice.draw_objects", lambda folder, report: small.objects)
-    choice = Choice(
-        data=(small.data["data.train.annotations"], small.data["data.val.annotations"]), seeds=(4, 5), side=64
-    )
+    splits = tuple(Path(small.data[f"data.{split}.annotations"]) for split in ("train", "val"))
+    images = Path(small.data["data.train.images"])
+    choice = Choice(data=splits, images=images, seeds=(4, 5), side=64)
     study, counted = choose("figure3", tmp_path / "study", choice)
     assert counted is None
     assert (study.seeds, study.question.num_seeds, study.recipe) == ([4, 5], 2, "tiny_mask_rcnn")

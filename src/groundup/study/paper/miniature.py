@@ -31,8 +31,10 @@ UNIT_IMAGES = 240
 """Images of one unit unless told otherwise: a minute of two cores."""
 BATCH, LR = 2, 0.01
 """Ours: of so few images, small steps make the most. Source: docs/LOG.md."""
-PRETRAINING_IMAGES = 10_000
-"""About a minute and a half on one core."""
+PRETRAINING_UNITS = 20
+"""Length of the pre-training in units. Ours: the paper's ImageNet is 89 (128 M images to 1.44 M)."""
+LEARNT = 50
+"""Most training photographs that are evaluated too."""
 RATE = "training.schedule.lr"
 LENGTHS = ("training.schedule.images", "training.schedule.unit_images")
 
@@ -107,6 +109,8 @@ def small_value(path: str, value: Any, small: Miniature) -> Any:
         return small.unit_images
     if path in LENGTHS and value is not None:
         return round(value * small.unit_images / FULL_UNIT)
+    if path == "evaluation.train_images":
+        return min(value, LEARNT)
     if path == "evaluation.tta":
         return small_views(value, small)
     if path == RATE:
@@ -147,7 +151,7 @@ def small_arms(
         begins = changes.pop("start", None), changes.pop("start.weights", None)
         weights = next((one for one in begins if one is not None), SCRATCH)
         if weights != SCRATCH and small.objects is not None:
-            key, entry = pretraining_of_arm(recipe, {**own, **changes}, small.objects)
+            key, entry = pretraining_of_arm(recipe, {**own, **changes}, small, small.objects)
             made[key] = entry
             weights = f"{PRETRAINING}:{key}"
         elif weights != SCRATCH:
@@ -157,7 +161,7 @@ def small_arms(
 
 
 def pretraining_of_arm(
-    recipe: str, changes: Mapping[str, Any], objects: ObjectFiles
+    recipe: str, changes: Mapping[str, Any], small: Miniature, objects: ObjectFiles
 ) -> tuple[str, dict[str, Any]]:
     """Name and description of the pre-training of an arm's backbone on drawn objects."""
     from groundup.recipes import resolve_recipe
@@ -167,7 +171,8 @@ def pretraining_of_arm(
     assert isinstance(base, Recipe), "tiny counterparts are detectors"
     network = {path: value for path, value in changes.items() if path.startswith("model.")}
     backbone = vary(base, network).model.backbone
-    schedule = {"unit_images": PRETRAINING_IMAGES, "units": 1, "batch_size": 16, "lr": 5e-4}
+    length = PRETRAINING_UNITS * small.unit_images
+    schedule = {"unit_images": length, "units": 1, "batch_size": 16, "lr": 5e-4}
     return f"objects-{backbone.name}", {
         "recipe": "tiny_classifier",
         "set": {
