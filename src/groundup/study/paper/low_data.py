@@ -37,7 +37,7 @@ SPACE: dict[str, Any] = {
 }
 """Ours: the paper's grid is not published; this one holds its defaults and what won with 35k."""
 LEARNT = 500
-"""Ours: training photographs that are evaluated too, so that the page says how far they are known by heart."""
+"""Ours: training photographs that are evaluated too: the page says how far they are known by heart."""
 SHORT, LONG = 60_000 * UNIT_BATCH, 220_000 * UNIT_BATCH
 """Images of the pre-trained and the scratch schedule with 10k photographs."""
 SHORT_DROPS = (20_000 / UNIT_STEPS, 60_000 / UNIT_STEPS / 9)
