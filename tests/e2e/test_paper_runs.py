@@ -89,6 +89,7 @@ def test_one_arm_of_each_kind_is_trained_and_judged(name, arm, small, tmp_path):
 def test_a_study_goes_from_its_name_to_its_page(small, tmp_path):
     study = few_steps(reduced(built_in("figure7", Sources()), small[False]))
     made = {**study.pretraining["objects-resnet10t"].set, "loader.num_workers": 0}
+    made["training.schedule.unit_images"] = 16
     kept = {arm: study.arms[arm] for arm in ("scratch", "pre-trained")}
     study = read_tree(
         type(study),

@@ -12,6 +12,7 @@ from groundup.config import plain, read_tree, vary
 from groundup.data.world import ObjectFiles
 from groundup.engine.schedule import UNIT_BATCH, UNIT_STEPS
 from groundup.study.compare import usual_margin
+from groundup.study.paper.setting import IMAGENET_EPOCHS, IMAGENET_IMAGES
 from groundup.study.study import PRETRAINING, SCRATCH, Study
 
 SYNCBN = {f"model.{part}.norm": "syncbn" for part in ("backbone", "fpn", "box_head", "mask_head")}
@@ -31,8 +32,8 @@ UNIT_IMAGES = 240
 """Images of one unit unless told otherwise: a minute of two cores."""
 BATCH, LR = 2, 0.01
 """Ours: of so few images, small steps make the most. Source: docs/LOG.md."""
-PRETRAINING_UNITS = 20
-"""Length of the pre-training in units. Ours: the paper's ImageNet is 89 (128 M images to 1.44 M)."""
+PRETRAINING_UNITS = IMAGENET_EPOCHS * IMAGENET_IMAGES / FULL_UNIT
+"""Length of the pre-training in units: 89, as the paper counts ImageNet."""
 LEARNT = 50
 """Most training photographs that are evaluated too."""
 RATE = "training.schedule.lr"
@@ -171,8 +172,7 @@ def pretraining_of_arm(
     assert isinstance(base, Recipe), "tiny counterparts are detectors"
     network = {path: value for path, value in changes.items() if path.startswith("model.")}
     backbone = vary(base, network).model.backbone
-    length = PRETRAINING_UNITS * small.unit_images
-    schedule = {"unit_images": length, "units": 1, "batch_size": 16, "lr": 5e-4}
+    length = round(PRETRAINING_UNITS * small.unit_images)
     return f"objects-{backbone.name}", {
         "recipe": "tiny_classifier",
         "set": {
@@ -180,8 +180,6 @@ def pretraining_of_arm(
             "data.val": str(objects.val),
             "transforms.crop": None,
             **{f"model.backbone.{name}": value for name, value in plain(backbone).items()},
-            **{f"training.schedule.{name}": value for name, value in schedule.items()},
-            "training.optimizer.name": "adamw",
-            "training.optimizer.weight_decay": 0.02,
+            "training.schedule.unit_images": length,
         },
     }
