@@ -12,6 +12,7 @@ from groundup.models.rpn import RPNOptions
 from groundup.structures import Batch, Masks
 
 NUM_CLASSES = 5
+NUM_KEYPOINTS = 3
 
 
 def tiny_options(**changes):
@@ -36,7 +37,11 @@ def tiny_options(**changes):
 def tiny_detector(seed=0, **changes) -> RCNN:
     torch.manual_seed(seed)
     return build_detector(
-        tiny_options(**changes), num_classes=NUM_CLASSES, pixel_mean=(0.5,) * 3, pixel_std=(0.25,) * 3
+        tiny_options(**changes),
+        num_classes=NUM_CLASSES,
+        pixel_mean=(0.5,) * 3,
+        pixel_std=(0.25,) * 3,
+        num_keypoints=NUM_KEYPOINTS,
     )
 
 
@@ -85,3 +90,14 @@ def random_batch(num_objects=(3, 2), size=(128, 160), seed=0, slots=None) -> Bat
         image_ids=torch.arange(num_images) + 100,
         seeds=torch.arange(num_images) + seed * 1000,
     )
+
+
+def random_keypoints(batch, seed=0) -> torch.Tensor:
+    """Keypoints at random places in and near each box, of all visibilities; zero in empty slots."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (*batch.labels.shape, NUM_KEYPOINTS)
+    places = torch.rand(*shape, 2, generator=generator) * 1.3 - 0.15
+    starts, ends = batch.boxes[:, :, None, :2], batch.boxes[:, :, None, 2:]
+    visibility = torch.randint(0, 3, (*shape, 1), generator=generator).float()
+    points = torch.cat([starts + places * (ends - starts), visibility], dim=3)
+    return points * (visibility > 0) * (batch.labels >= 0)[:, :, None, None]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from groundup.classification import is_classifier_run
 from groundup.config import fingerprint, override, read_tree, vary
@@ -46,6 +47,8 @@ from groundup.structures import Detections
 
 DRAWN_SCORE = 0.5
 """Least score of a detection in a picture of an evaluation."""
+DRAWN_KEYPOINT = 0.05
+"""Least score of a keypoint in a picture. Source: Detectron2, `_KEYPOINT_THRESHOLD` of its visualizer."""
 SHEET_COLUMNS = 4
 """Twice found beside true."""
 MAX_STEM = 50
@@ -283,14 +286,27 @@ def draw_detections(
                 found.masks[kept], found.boxes[kept], found.size, kind=detector.recipe.evaluation.paste
             ).numpy()
         )
+    keypoints = None
+    if found.keypoints is not None:
+        keypoints = shown_keypoints(detector, found)[kept].numpy()
     return draw_instances(
         image,
         found.boxes[kept].numpy(),
         [detector.names[label] for label in found.labels[kept].tolist()],
         found.scores[kept].tolist(),
         masks=masks,
+        keypoints=keypoints,
         tags=len(detector.categories) > 1,
+        skeleton=next((c.skeleton for c in detector.categories if c.skeleton), ()),
     )
+
+
+def shown_keypoints(detector: Detector, found: Detections) -> Float[Tensor, "N P 3"]:
+    """The keypoints of each detection with 2, as if seen, where they are sure enough to draw, else 0."""
+    assert found.keypoints is not None, "the caller asked whether there are keypoints"
+    has_keypoints = torch.tensor([bool(category.keypoints) for category in detector.categories])
+    is_shown = (found.keypoints[..., 2] >= DRAWN_KEYPOINT) & has_keypoints[found.labels][:, None]
+    return torch.cat([found.keypoints[..., :2], 2.0 * is_shown[..., None]], dim=2)
 
 
 def draw_evaluation(detector: Detector, index: Index, path: Path, num_pictures: int) -> None:

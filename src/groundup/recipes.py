@@ -19,6 +19,7 @@ from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import EPOCHS_PER_UNIT, ScheduleOptions
 from groundup.engine.train import TrainOptions, UpkeepOptions
 from groundup.errors import UsageError
+from groundup.models.keypoint_presets import paper_keypoint_rcnn, torchvision_keypoint_rcnn
 from groundup.models.presets import (
     DetectorSizes,
     detectron2,
@@ -39,6 +40,8 @@ TINY_SIZES = DetectorSizes(
     fc_channels=256,
     box_convs=1,
     mask_convs=2,
+    keypoint_convs=4,
+    keypoint_channels=64,
     anchor_size=12.0,
     anchors_per_image=64,
     rois_per_image=64,
@@ -192,6 +195,44 @@ def torchvision_recipe(name: str, model: DetectorOptions) -> Recipe:
     )
 
 
+KEYPOINT_SIDES = (640, 672, 704, 736, 768, 800)
+"""Training images of keypoint recipes. Source: Detectron, `e2e_keypoint_rcnn_R-50-FPN_1x.yaml`; torchvision,
+`KeypointRCNN`."""
+KEYPOINT_UNIT = 90_000 * 16
+"""Images of the paper's unit, given outright: the set with keypoints has fewer than COCO's 118,287."""
+TORCHVISION_LEAST_KEYPOINTS = 10
+"""Source: torchvision, references/detection, `min_keypoints_per_image`."""
+
+
+def keypoint_rcnn_r50_fpn_gn() -> Recipe:
+    """The paper's Keypoint R-CNN, ResNet-50 FPN with GN; on another set than COCO set `unit_images=null`."""
+    return vary(
+        paper_recipe("keypoint_rcnn_r50_fpn_gn", paper_keypoint_rcnn("resnet50", "gn")),
+        {
+            "transforms.short_side": KEYPOINT_SIDES,
+            "training.schedule.unit_images": KEYPOINT_UNIT,
+            "data.min_keypoints": 1,
+        },
+    )
+
+
+def keypoint_rcnn_r50_fpn_torchvision() -> Recipe:
+    """Torchvision's keypointrcnn_resnet50_fpn, from scratch with BN in the backbone: 46 epochs."""
+    recipe = torchvision_recipe(
+        "keypoint_rcnn_r50_fpn_torchvision", torchvision_keypoint_rcnn("resnet50", "bn")
+    )
+    # Drops after epochs 36 and 43. Source: torchvision, references/detection/README.md.
+    return vary(
+        recipe,
+        {
+            "transforms.short_side": KEYPOINT_SIDES,
+            "training.schedule.units": 46 / EPOCHS_PER_UNIT,
+            "training.schedule.drops": (10 / EPOCHS_PER_UNIT, 3 / EPOCHS_PER_UNIT),
+            "data.min_keypoints": TORCHVISION_LEAST_KEYPOINTS,
+        },
+    )
+
+
 def tiny_recipe(name: str, model: DetectorOptions) -> Recipe:
     """A schedule and image size that two processor cores can carry, round a detector."""
     return Recipe(
@@ -238,6 +279,23 @@ def tiny_faster_rcnn_lite0() -> Recipe:
     return tiny_recipe("tiny_faster_rcnn_lite0", lite0_detector(paper_faster_rcnn))
 
 
+def tiny_keypoint_rcnn() -> Recipe:
+    """A small Keypoint R-CNN for two cores: ResNet-10, GN, narrow FPN and heads."""
+    return tiny_keypoint_recipe(
+        "tiny_keypoint_rcnn", paper_keypoint_rcnn("resnet10t", "gn", sizes=TINY_SIZES)
+    )
+
+
+def tiny_keypoint_rcnn_lite0() -> Recipe:
+    """A small Keypoint R-CNN for two cores on EfficientNet-Lite0 with BN, which has ImageNet weights."""
+    return tiny_keypoint_recipe("tiny_keypoint_rcnn_lite0", lite0_detector(paper_keypoint_rcnn))
+
+
+def tiny_keypoint_recipe(name: str, model: DetectorOptions) -> Recipe:
+    """A tiny recipe of images with keypoints; few of them lie in the RoIs of two small images."""
+    return vary(tiny_recipe(name, model), {"data.min_keypoints": 1, "model.keypoint_head.min_visible": 0})
+
+
 def lite0_detector(build: Callable[..., DetectorOptions]) -> DetectorOptions:
     """A tiny detector with BN, as the weights have it, in the backbone, and GN in neck and heads."""
     model = build("tf_efficientnet_lite0", "gn", sizes=TINY_SIZES)
@@ -265,11 +323,15 @@ RECIPES: dict[str, Callable[[], AnyRecipe]] = {
         mask_rcnn_r50_fpn_detectron2,
         mask_rcnn_r50_fpn_torchvision,
         mask_rcnn_r50_fpn_torchvision_v2,
+        keypoint_rcnn_r50_fpn_gn,
+        keypoint_rcnn_r50_fpn_torchvision,
         tiny_mask_rcnn,
         tiny_faster_rcnn,
         tiny_faster_rcnn_vgg,
         tiny_mask_rcnn_lite0,
         tiny_faster_rcnn_lite0,
+        tiny_keypoint_rcnn,
+        tiny_keypoint_rcnn_lite0,
         *CLASSIFIER_RECIPES,
     )
 }

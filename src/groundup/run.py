@@ -4,12 +4,13 @@ A run is a folder. `train_run` carries a recipe out in it, or goes on where it w
 `load_detector` opens what came of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+import numpy as np
+from pydantic import Field, model_validator
 from torch import nn
 
 from groundup.config import Options, plain, vary
@@ -99,6 +100,9 @@ class DataOptions(Options):
     """Names the draw of the share."""
     max_dropped_ratio: float = 0.01
     """Share of the instances that may be unusable before opening a set is an error."""
+    min_keypoints: int = Field(default=0, ge=0)
+    """Training images with fewer labelled keypoints, all their instances together, are left out before a
+    share is drawn; 0 keeps all. Detectron trains a keypoint head on images with at least one."""
     policy: ImagePolicy = ImagePolicy()
     """How photographs are read."""
 
@@ -148,6 +152,8 @@ class Splits:
 
     train: Index
     val: Index
+    left_out: Mapping[str, int]
+    """Training images that an option left out, by the reason as a message says it."""
 
 
 def open_split(options: SplitOptions, name: str, data: DataOptions, *, masks: bool) -> Index:
@@ -182,13 +188,45 @@ def open_splits(recipe: Recipe) -> Splits:
             "or set model.mask_head=null"
         )
     refuse_unknown_categories(val_index, train_index.categories)
+    num_listed = train_index.num_images
+    if recipe.model.keypoint_head is not None or data.min_keypoints:
+        train_index = with_keypoints(train_index, data.min_keypoints)
+    num_left_out = num_listed - train_index.num_images
     if data.fraction < 1:
         train_index = train_index.subset(subset_rows(train_index, data.fraction, data.fraction_seed))
     if not train_index.num_usable.any():
         raise DataError(
             f"{data.train.annotations}: no image has a usable instance; run `groundup data check` on it"
         )
-    return Splits(train=train_index, val=val_index)
+    reason = f"fewer than {data.min_keypoints} labelled keypoints (data.min_keypoints)"
+    return Splits(train=train_index, val=val_index, left_out={reason: num_left_out} if num_left_out else {})
+
+
+def with_keypoints(index: Index, least: int) -> Index:
+    """The images with at least so many labelled keypoints, of a set that can teach a keypoint head.
+
+    Raises:
+        DataError: its categories name no keypoints, or differ in how many, or no image has so many.
+    """
+    counts = sorted({len(category.keypoints) for category in index.categories if category.keypoints})
+    if not counts:
+        raise DataError(
+            f"{index.annotations}: its categories name no keypoints; use person_keypoints annotations, or "
+            "set model.keypoint_head=null and data.min_keypoints=0"
+        )
+    if len(counts) > 1:
+        raise DataError(
+            f"{index.annotations}: its categories have {' and '.join(map(str, counts))} keypoints, but a "
+            "keypoint head finds one number of them; leave all but one such category out"
+        )
+    labelled = index.num_labelled_keypoints
+    rows = np.flatnonzero(labelled >= least)
+    if not labelled[rows].any():
+        raise DataError(
+            f"{index.annotations}: none of the {index.num_images} images has {max(least, 1)} labelled "
+            "keypoints; lower data.min_keypoints, or set model.keypoint_head=null"
+        )
+    return index if len(rows) == index.num_images else index.subset(rows)
 
 
 def refuse_unknown_categories(index: Index, trained: Sequence[Category]) -> None:
@@ -225,6 +263,7 @@ def build_model(recipe: Recipe, categories: Sequence[Category]) -> RCNN:
             num_classes=len(categories),
             pixel_mean=recipe.start.pixel_mean,
             pixel_std=recipe.start.pixel_std,
+            num_keypoints=max((len(category.keypoints) for category in categories), default=0),
         )
 
 
@@ -244,6 +283,8 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     without = int((splits.train.num_usable == 0).sum())
     yield f"run        {folder} ({run_state(folder)})"
     yield f"train      {num_images:,} images, {splits.train.num_instances:,} instances"
+    for reason, count in splits.left_out.items():
+        yield f"           {count:,} images are left out: {reason}"
     if without:
         yield f"           {without:,} images without usable instances are left out"
     yield f"val        {splits.val.num_images:,} images, {splits.val.num_instances:,} instances"
@@ -287,7 +328,13 @@ def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginnin
         identity=identity(recipe, splits, report.digest),
         recipe=with_absolute_paths(recipe),
         categories=splits.train.categories,
-        facts={"dropped": {rule: len(ids) for rule, ids in splits.train.dropped.items()}},
+        facts={
+            "dropped": {rule: len(ids) for rule, ids in splits.train.dropped.items()},
+            "left_out": dict(splits.left_out),
+        },
+        notes=[
+            f"{count:,} training images are left out: {reason}" for reason, count in splits.left_out.items()
+        ],
         report=report,
     )
 
@@ -394,12 +441,13 @@ def looks_of(recipe: Recipe) -> tuple[Look, ...]:
     return plan_looks(recipe.transforms, tta.scales, tta.max_side, flip=tta.flip)
 
 
-def init_lines(recipe: Recipe, num_classes: int = 80) -> Iterator[str]:
+def init_lines(recipe: Recipe, num_classes: int = 80, num_keypoints: int = 17) -> Iterator[str]:
     """How the weights of every module of a recipe begin: name, shape, rule, and what a start replaces."""
     model = build_detector(
         recipe.model,
         num_classes=num_classes,
         pixel_mean=recipe.start.pixel_mean,
         pixel_std=recipe.start.pixel_std,
+        num_keypoints=num_keypoints,
     )
     yield from table_lines(model, recipe.start)

@@ -119,6 +119,8 @@ class Beginning:
     """What else the record says, such as what of the data is not used."""
     report: LoadReport
     """What the start loaded."""
+    notes: Sequence[str] = ()
+    """Lines about the data that whoever starts the run should see."""
 
 
 def record_beginning(folder: Path, beginning: Beginning) -> None:
@@ -193,7 +195,7 @@ def carry_out(
     """
     record_beginning(folder, beginning)
     if not quiet:
-        for line in (f"run: {folder}", *beginning.report.lines()):
+        for line in (f"run: {folder}", *beginning.notes, *beginning.report.lines()):
             print(line, file=sys.stderr)
     model.to(default_device())
     with StopFlag(options.upkeep.time_limit) as stop:

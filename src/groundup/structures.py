@@ -4,7 +4,10 @@
   pixels x1 .. x1 + w - 1. COCO's (x, y, w, h) exists only at the edges (`data`, `metrics`).
 - Labels count foreground classes from 0; padding is -1; background is not a label.
 - Images are RGB, uint8, (3, H, W). Sizes are (height, width).
-- Keypoints are (x, y, visibility), visibility 0 (absent), 1 (hidden) or 2 (seen), as in COCO.
+- Keypoints are (x, y, visibility), visibility 0 (absent), 1 (hidden) or 2 (seen), as in COCO; x and y are
+  continuous like boxes, the middle of a pixel at half-integers. COCO's files name the pixel by column and
+  row: half a pixel is added where they are read (`data.coco`) and taken off where results are written
+  (`engine.evaluate`).
 
 Legend:
     B  images in a batch          H, W  height and width of the padded batch
@@ -138,7 +141,7 @@ class Detections(Record):
     masks: Float[Tensor, "N side side"] | None
     """Mask probabilities on a grid over each box; `ops.masks.paste_masks` makes pixels of them."""
     keypoints: Float[Tensor, "N P 3"] | None
-    """(x, y, score) of each keypoint."""
+    """(x, y, score) of each keypoint; the score is a probability of the place, see `ops.keypoints`."""
     image_id: int
     size: tuple[int, int]
     """(height, width) of the original photograph."""

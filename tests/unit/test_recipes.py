@@ -110,3 +110,31 @@ def test_a_yaml_recipe_that_builds_on_nothing_is_refused(tmp_path, base):
     path.write_text(f"recipe: {base}\n")
     with pytest.raises(UsageError, match="no recipe"):
         resolve_recipe(str(path), [])
+
+
+def test_the_papers_keypoint_recipe_holds_the_papers_numbers():
+    recipe = RECIPES["keypoint_rcnn_r50_fpn_gn"]()
+    schedule, model = recipe.training.schedule, recipe.model
+    # The unit is the paper's, though the set with keypoints is smaller.
+    assert total_images(schedule, 56_599) == 180_000 * 16
+    assert drop_points(schedule, 56_599) == (120_000 * 16, 160_000 * 16)
+    assert recipe.transforms.short_side == (640, 672, 704, 736, 768, 800)
+    assert recipe.data.min_keypoints == 1
+    assert model.mask_head is None
+    assert {model.backbone.norm, model.fpn.norm, model.box_head.norm} == {"gn"}
+    head = model.keypoint_head
+    assert (head.num_convs, head.channels, head.pool.resolution, head.enlargement) == (8, 512, 14, 2)
+    changed = differences([recipe, RECIPES["faster_rcnn_r50_fpn_gn"]()])
+    assert set(changed) == {
+        "name", "data.min_keypoints", "transforms.short_side", "training.schedule.unit_images",
+        "model.keypoint_head",
+    } | {name for name in changed if name.startswith("model.keypoint_head.")}  # fmt: skip
+
+
+def test_torchvisions_keypoint_recipe_runs_its_epochs():
+    recipe = RECIPES["keypoint_rcnn_r50_fpn_torchvision"]()
+    schedule = recipe.training.schedule
+    assert total_images(schedule, 16_000) == 46 * 16_000
+    assert drop_points(schedule, 16_000) == (36 * 16_000, 43 * 16_000)
+    assert recipe.data.min_keypoints == 10
+    assert recipe.training.optimizer.preset == "torchvision"

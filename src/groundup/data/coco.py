@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from groundup.data.columns import (
     RUNS,
@@ -29,7 +29,7 @@ from groundup.data.columns import (
     segmentation_of,
 )
 from groundup.data.document import find_document, map_file, read_document
-from groundup.data.entries import Category
+from groundup.data.entries import PIXEL_CENTRE, Category
 from groundup.data.order import SUBSET_STREAM, keys_of
 from groundup.data.rle import crop_mask
 from groundup.data.rules import RULES, Findings
@@ -128,6 +128,13 @@ class Index:
         return int(self._columns.keypoints.shape[1])
 
     @functools.cached_property
+    def num_labelled_keypoints(self) -> Int64[np.ndarray, " N"]:
+        """Labelled keypoints of each image's usable instances, hidden ones included."""
+        labelled = (self._columns.keypoints[:, :, 2] > 0).sum(axis=1) * self._columns.usable
+        before = np.concatenate([[0], np.cumsum(labelled)])
+        return self._for_rows(np.diff(before[self._columns.instance_offsets]))
+
+    @functools.cached_property
     def dropped(self) -> dict[str, list[int]]:
         """Ids of the annotations that take no part in training or evaluation, under their rule."""
         if self._rows is None:
@@ -200,7 +207,7 @@ class Index:
             masks=[self._mask(place, int(sizes[0, 0])) for place in places.tolist()]
             if self.has_masks
             else None,
-            keypoints=columns.keypoints[places] if self.num_keypoints else None,
+            keypoints=centred(columns.keypoints[places]) if self.num_keypoints else None,
         )
 
     def _mask(self, place: int, height: int) -> Polygons | Bitmap:
@@ -256,6 +263,16 @@ class Index:
             record["keypoints"] = [round(value, 4) for value in points.astype(np.float64).ravel().tolist()]
             record["num_keypoints"] = int((points[:, 2] > 0).sum())
         return record
+
+
+def centred(keypoints: Float32[np.ndarray, "G P 3"]) -> Float32[np.ndarray, "G P 3"]:
+    """COCO's keypoints, which name pixels by column and row, at the middles of their pixels.
+
+    Source: Detectron2, `load_coco_json`. COCO's boxes and polygons are continuous already.
+    """
+    moved = keypoints.copy()
+    moved[:, :, :2] += PIXEL_CENTRE * (keypoints[:, :, 2:] > 0)
+    return moved
 
 
 def category_record(category: Category) -> dict[str, Any]:

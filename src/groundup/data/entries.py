@@ -23,6 +23,8 @@ MAX_ID_DIGITS = 18
 """Digits of a number written as text that surely fit 64 bits."""
 RING_POINTS = 3
 """Fewest points of a polygon."""
+PIXEL_CENTRE = 0.5
+"""From a pixel's column or row, which COCO's keypoints are, to its middle, which everything else is."""
 KEYPOINT_VALUES = 3
 """x, y and visibility."""
 VISIBILITIES = (0, 1, 2)

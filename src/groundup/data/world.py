@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from groundup.config import plain
+from groundup.data.entries import PIXEL_CENTRE
 from groundup.data.forms import FIGURE_KEYPOINTS, FIGURE_SKELETON
 from groundup.data.kinds import KindOptions, category_kinds, category_names
 from groundup.data.objects import ObjectOptions, ObjectPicture, draw_object
@@ -154,7 +155,9 @@ def describe_instance(instance: Instance) -> dict[str, Any]:
         "segmentation": segmentation,
     }
     if instance.keypoints is not None:
-        points = np.floor(instance.keypoints * 100) / 100  # Down, or a point could leave the picture.
+        points = instance.keypoints.copy()
+        # COCO names pixels by column and row; down, or a point could leave the picture.
+        points[:, :2] = np.floor((points[:, :2] - PIXEL_CENTRE * (points[:, 2:] > 0)) * 100) / 100
         described["keypoints"] = points.ravel().tolist()
         described["num_keypoints"] = int(np.count_nonzero(points[:, 2]))
     return described

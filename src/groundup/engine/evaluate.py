@@ -21,7 +21,7 @@ from groundup.engine.tta import PRESETS, TTAOptions, ViewDetector, detect_in_vie
 from groundup.errors import DataError
 from groundup.metrics.coco_ap import STANDARD_LIMIT, CocoAP, coco_ap, lacks_truth
 from groundup.metrics.match_table import build_match_table, write_table
-from groundup.metrics.results import FIELD, Document, Kind, Result, write_results
+from groundup.metrics.results import FIELD, PIXEL_CENTRE, Document, Kind, Result, write_results
 from groundup.metrics.rle import encode_crop
 from groundup.metrics.tables import NAMES, ap_lines
 from groundup.ops.masks import MASK_THRESHOLD, PasteKind, paste_crops
@@ -290,7 +290,9 @@ def results_of(
     if detections.masks is not None:
         values["segm"] = encode_masks(detections, paste)
     if detections.keypoints is not None:
-        values["keypoints"] = detections.keypoints.flatten(1).tolist()
+        # COCO names a keypoint's pixel by column and row. Source: Detectron2, `COCOEvaluator`.
+        middle = detections.keypoints.new_tensor([PIXEL_CENTRE, PIXEL_CENTRE, 0.0])
+        values["keypoints"] = (detections.keypoints - middle).flatten(1).tolist()
     return {
         kind: [{**head, FIELD[kind]: value} for head, value in zip(heads, found, strict=True)]
         for kind, found in values.items()

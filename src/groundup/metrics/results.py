@@ -1,7 +1,7 @@
 """Detections as COCO results json: read, check, write.
 
 A result is one detection: `{"image_id", "category_id", "score"}` and `bbox` (x, y, width, height),
-`segmentation` (run-length encoding of the whole image) or `keypoints` (x, y, score of each), all in
+`segmentation` (run-length encoding of the whole image) or `keypoints` (column, row, score of each), all in
 pixels of the photograph, with the ids of the user's annotation file. The shape is that of
 https://cocodataset.org/#format-results, which Detectron2, MMDetection and Ultralytics write too.
 """
@@ -26,6 +26,8 @@ Kind: TypeAlias = Literal["bbox", "segm", "keypoints"]
 KINDS: tuple[Kind, ...] = ("bbox", "segm", "keypoints")
 FIELD: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 """Field of a result that holds the detection of each kind."""
+PIXEL_CENTRE = 0.5
+"""From a pixel's column or row, which COCO's keypoints are, to its middle."""
 LIST_FIELDS = ("annotations", "predictions", "results")
 """Fields under which a foreign file may hold its list of results."""
 NUM_NAMED = 5

@@ -21,12 +21,13 @@ torch's own bias."""
 
 Part = Literal[
     "fpn", "rpn", "head_conv", "head_fc", "box_class", "box_delta", "mask_conv", "mask_deconv", "mask_class",
-    "mask_agnostic",
+    "mask_agnostic", "keypoint_conv", "keypoint_deconv",
 ]  # fmt: skip
 """A kind of layer for which a system has one rule."""
 
 RULES: dict[InitKind, dict[Part, Rule]] = {
-    # Source: Detectron, modeling/{FPN,fast_rcnn_heads,rpn_heads,mask_rcnn_heads}.py, as in paper.md 1.2.
+    # Source: Detectron, modeling/{FPN,fast_rcnn_heads,rpn_heads,mask_rcnn_heads,keypoint_rcnn_heads}.py, as
+    # in paper.md 1.2.
     "detectron": {
         "fpn": "xavier_fill",
         "rpn": "normal_0.01",
@@ -38,6 +39,8 @@ RULES: dict[InitKind, dict[Part, Rule]] = {
         "mask_deconv": "msra_fill",
         "mask_class": "msra_fill",
         "mask_agnostic": "normal_0.001",
+        "keypoint_conv": "msra_fill",
+        "keypoint_deconv": "msra_fill",
     },
     # Source: paper.md 1.2: of VGG-16 the paper names the MSRA rule, and no other change.
     "detectron_msra": {
@@ -64,8 +67,10 @@ RULES: dict[InitKind, dict[Part, Rule]] = {
         "mask_deconv": "msra_fill",
         "mask_class": "normal_0.001",
         "mask_agnostic": "normal_0.001",
+        "keypoint_conv": "msra_fill",
+        "keypoint_deconv": "msra_fill",
     },
-    # Source: torchvision 0.29, models/detection/{rpn,faster_rcnn,mask_rcnn}.py and the FPN of ops.
+    # Source: torchvision 0.29, models/detection/{rpn,faster_rcnn,mask_rcnn,keypoint_rcnn}.py, FPN of ops.
     "torchvision": {
         "fpn": "xavier_fill",
         "rpn": "normal_0.01",
@@ -77,6 +82,8 @@ RULES: dict[InitKind, dict[Part, Rule]] = {
         "mask_deconv": "msra_fill_torch_bias",
         "mask_class": "msra_fill_torch_bias",
         "mask_agnostic": "msra_fill_torch_bias",
+        "keypoint_conv": "msra_fill",
+        "keypoint_deconv": "msra_fill",
     },
 }
 

@@ -22,12 +22,13 @@ def normalise_loss(
         counts: by which they are divided, of each image.
         group_size: consecutive images that are divided by one count; the last group may be smaller.
     """
-    num_images = len(sums)
-    group_size = min(group_size, num_images)
-    padding = -num_images % group_size
-    grouped_sums = F.pad(sums, (0, padding)).view(-1, group_size).sum(dim=1)
-    grouped_counts = F.pad(counts, (0, padding)).view(-1, group_size).sum(dim=1)
-    return (grouped_sums / grouped_counts.clamp(min=1)).mean()
+    return (group_sums(sums, group_size) / group_sums(counts, group_size).clamp(min=1)).mean()
+
+
+def group_sums(values: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " groups"]:
+    """Sum over each group of so many consecutive images; the last group may be smaller."""
+    group_size = min(group_size, len(values))
+    return F.pad(values, (0, -len(values) % group_size)).view(-1, group_size).sum(dim=1)
 
 
 def smooth_l1(

@@ -40,6 +40,10 @@ class DetectorSizes(Options):
     """Convolutions of a 4conv1fc box head; plain heads have none."""
     mask_convs: int = Field(4, ge=0)
     """Convolutions of the mask head."""
+    keypoint_convs: int = Field(8, ge=0)
+    """Convolutions of the keypoint head."""
+    keypoint_channels: int = Field(512, ge=1)
+    """Their width."""
     anchor_size: float = Field(32.0, gt=0)
     """Side in pixels of the anchors of the finest level; it doubles from level to level."""
     anchors_per_image: int = Field(256, ge=1)
@@ -67,6 +71,8 @@ TINY = DetectorSizes(
     fc_channels=256,
     box_convs=1,
     mask_convs=2,
+    keypoint_convs=2,
+    keypoint_channels=64,
     anchor_size=8.0,
     anchors_per_image=64,
     rois_per_image=64,

@@ -1,8 +1,8 @@
-"""Faster and Mask R-CNN: photographs in, losses or detections out.
+"""Faster, Mask and Keypoint R-CNN: photographs in, losses or detections out.
 
 Legend:
     B  images     H, W  size of the padded batch     D  channels of the pyramid
-    M  boxes of a batch     S  side of a mask's grid     K  chosen boxes
+    M  boxes of a batch     S  side of a mask's grid     K  chosen boxes     P  keypoints an instance
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,12 @@ from groundup.models.backbone import STRIDES, BackboneOptions, build_backbone
 from groundup.models.box_head import BoxHead, BoxHeadOptions, FoundBoxes
 from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
 from groundup.models.initialisation import InitKind
+from groundup.models.keypoint_head import KeypointHead, KeypointHeadOptions
 from groundup.models.mask_head import MaskHead, MaskHeadOptions
 from groundup.models.rois import RoIOptions, SlotKind, sample_rois
 from groundup.models.rpn import RPN, RPNOptions, on_one_map
 from groundup.ops.boxes import scale_boxes
+from groundup.ops.keypoints import decode_heatmaps, scale_keypoints
 from groundup.ops.pooling import RoIMaps, build_roi_maps
 from groundup.structures import Batch, Detections, Shapes
 
@@ -49,6 +51,8 @@ class DetectorOptions(Options):
     """Its classifier and regressor."""
     mask_head: MaskHeadOptions | None = MaskHeadOptions()
     """Its mask branch; null makes a Faster R-CNN."""
+    keypoint_head: KeypointHeadOptions | None = None
+    """Its keypoint branch; null finds no keypoints."""
     init: InitKind = "detectron"
     """Whose first weights the neck, the RPN and the heads begin with; see `groundup config --init`."""
     loss_images: int = Field(2, ge=1)
@@ -59,7 +63,8 @@ class DetectorOptions(Options):
 
     @model_validator(mode="after")
     def _check(self) -> "DetectorOptions":
-        norms = {self.box_head.norm} | ({self.mask_head.norm} if self.mask_head else set())
+        heads = (self.box_head, self.mask_head, self.keypoint_head)
+        norms = {head.norm for head in heads if head is not None}
         if self.roi_slots == "fixed" and norms & {"bn", "syncbn"}:
             raise ValueError(
                 "roi_slots=fixed lets empty slots into the batch statistics of the heads' norm "
@@ -83,6 +88,7 @@ class RCNN(nn.Module):
         num_classes: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        num_keypoints: int = 0,
     ) -> None:
         """Begin with random weights.
 
@@ -91,6 +97,10 @@ class RCNN(nn.Module):
             num_classes: foreground classes.
             pixel_mean: of R, G, B in units of 0 to 1; belongs to the start's weights.
             pixel_std: as above.
+            num_keypoints: an instance, for a keypoint head.
+
+        Raises:
+            DataError: a keypoint head without keypoints.
         """
         super().__init__()
         self.options = options
@@ -109,14 +119,19 @@ class RCNN(nn.Module):
         self.mask_head = (
             MaskHead(options.mask_head, channels, num_classes, init) if options.mask_head else None
         )
+        self.keypoint_head = (
+            KeypointHead(options.keypoint_head, channels, num_keypoints, init)
+            if options.keypoint_head
+            else None
+        )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Losses to be summed: of the RPN, the box head and, where there is one, the mask head.
+        """Losses to be summed: of the RPN, the box head and, where there are such, mask and keypoint head.
 
         Raises:
-            DataError: there is a mask head and the batch has no masks.
+            DataError: there is a mask head and the batch has no masks, or a keypoint head and no keypoints.
         """
         group_size = self.options.loss_images
         pyramid = self.pyramid(batch)
@@ -126,8 +141,10 @@ class RCNN(nn.Module):
         rois = sample_rois(proposals, batch, self.options.rois, self.num_classes)
         maps, slots = self.roi_maps(pyramid), self.options.roi_slots
         losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
-        if self.mask_head is not None:
-            losses |= self.mask_head.losses(
+        for head in (self.mask_head, self.keypoint_head):
+            if head is None:
+                continue
+            losses |= head.losses(
                 maps,
                 rois,
                 batch,
@@ -142,14 +159,14 @@ class RCNN(nn.Module):
         """What each image holds, in pixels of the original photograph, best score first."""
         maps, candidates = self.find(batch)
         found = candidates.take(self.box_head.best_rows(candidates, batch.num_images))
-        masks = self.masks_of(maps, found)
-        return in_photographs(found, batch, masks)
+        masks, keypoints = self.masks_of(maps, found), self.keypoints_of(maps, found)
+        return in_photographs(found, batch, masks, keypoints)
 
     @torch.no_grad()
     def candidates(self, batch: Batch) -> list[Detections]:
         """All boxes above the score threshold, before NMS, in pixels of the original photograph."""
         _, candidates = self.find(batch)
-        return in_photographs(candidates, batch, None)
+        return in_photographs(candidates, batch, None, None)
 
     def choose(self, candidates: Detections) -> Int[Tensor, " K"]:
         """Rows of one photograph's candidates that detection would keep, best score first."""
@@ -162,7 +179,7 @@ class RCNN(nn.Module):
     @property
     def has_shapes(self) -> bool:
         """Whether there is more to say of a box than its class."""
-        return self.mask_head is not None
+        return self.mask_head is not None or self.keypoint_head is not None
 
     @torch.no_grad()
     def shapes(self, batch: Batch, found: Sequence[Detections]) -> list[Shapes]:
@@ -176,13 +193,21 @@ class RCNN(nn.Module):
             labels=torch.cat([one.labels for one in found]),
             images=images,
         )
-        masks = self.masks_of(self.roi_maps(self.pyramid(batch)), moved)
-        parts = [None] * len(found) if masks is None else masks.split(counts.tolist())
-        return [Shapes(masks=part, heatmaps=None) for part in parts]
+        maps = self.roi_maps(self.pyramid(batch))
+        masks, heatmaps = self.masks_of(maps, moved), None
+        if self.keypoint_head is not None:
+            heatmaps = self.keypoint_head.heatmaps(maps, moved.boxes, moved.images)
+        parts = zip(
+            [None] * len(found) if masks is None else masks.split(counts.tolist()),
+            [None] * len(found) if heatmaps is None else heatmaps.split(counts.tolist()),
+            strict=True,
+        )
+        return [Shapes(masks=part, heatmaps=cells) for part, cells in parts]
 
     def with_shapes(self, found: Detections, shapes: Shapes) -> Detections:
         """The detections of one photograph with what was seen inside their boxes."""
-        return replace(found, masks=shapes.masks)
+        keypoints = None if shapes.heatmaps is None else decode_heatmaps(shapes.heatmaps, found.boxes)
+        return replace(found, masks=shapes.masks, keypoints=keypoints)
 
     def find(self, batch: Batch) -> tuple[RoIMaps, FoundBoxes]:
         """The maps that RoIs are pooled from, and all boxes above the score threshold."""
@@ -200,6 +225,13 @@ class RCNN(nn.Module):
             return None
         masks: Tensor = self.mask_head.detect(maps, found.boxes, found.images, found.labels)
         return masks
+
+    def keypoints_of(self, maps: RoIMaps, found: FoundBoxes) -> Float[Tensor, "M P 3"] | None:
+        """(x, y, score) of each box's keypoints; None without a keypoint head."""
+        if self.keypoint_head is None:
+            return None
+        keypoints: Tensor = self.keypoint_head.detect(maps, found.boxes, found.images)
+        return keypoints
 
     def pyramid(self, batch: Batch) -> list[Float[Tensor, "B D _ _"]]:
         """P2 to P6 of the normalised images; without an FPN the backbone's one map."""
@@ -221,7 +253,12 @@ class RCNN(nn.Module):
 
 
 def build_detector(
-    options: DetectorOptions, *, num_classes: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+    options: DetectorOptions,
+    *,
+    num_classes: int,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+    num_keypoints: int = 0,
 ) -> RCNN:
     """The detector with random weights.
 
@@ -230,16 +267,26 @@ def build_detector(
         num_classes: foreground classes.
         pixel_mean: of R, G, B in units of 0 to 1.
         pixel_std: as above.
+        num_keypoints: an instance, for a keypoint head.
 
     Raises:
         UsageError: timm has no such backbone.
+        DataError: a keypoint head without keypoints.
     """
-    return RCNN(options, num_classes, pixel_mean, pixel_std)
+    return RCNN(options, num_classes, pixel_mean, pixel_std, num_keypoints)
 
 
-def in_photographs(found: FoundBoxes, batch: Batch, masks: Float[Tensor, "M S S"] | None) -> list[Detections]:
+def in_photographs(
+    found: FoundBoxes,
+    batch: Batch,
+    masks: Float[Tensor, "M S S"] | None,
+    keypoints: Float[Tensor, "M P 3"] | None,
+) -> list[Detections]:
     """The detections image by image, in pixels of the original photographs."""
-    original = scale_boxes(found.boxes, batch.sizes[found.images], batch.original_sizes[found.images])
+    seen, wanted = batch.sizes[found.images], batch.original_sizes[found.images]
+    original = scale_boxes(found.boxes, seen, wanted)
+    if keypoints is not None:
+        keypoints = scale_keypoints(keypoints, seen, wanted)
     counts = found.images.bincount(minlength=batch.num_images).tolist()
     sizes, image_ids = batch.original_sizes.tolist(), batch.image_ids.tolist()
     parts = zip(
@@ -247,6 +294,7 @@ def in_photographs(found: FoundBoxes, batch: Batch, masks: Float[Tensor, "M S S"
         found.scores.split(counts),
         found.labels.split(counts),
         [None] * len(counts) if masks is None else masks.split(counts),
+        [None] * len(counts) if keypoints is None else keypoints.split(counts),
         strict=True,
     )
     return [
@@ -255,9 +303,9 @@ def in_photographs(found: FoundBoxes, batch: Batch, masks: Float[Tensor, "M S S"
             scores=scores,
             labels=labels,
             masks=image_masks,
-            keypoints=None,
+            keypoints=image_keypoints,
             image_id=image_ids[image],
             size=(sizes[image][0], sizes[image][1]),
         )
-        for image, (image_boxes, scores, labels, image_masks) in enumerate(parts)
+        for image, (image_boxes, scores, labels, image_masks, image_keypoints) in enumerate(parts)
     ]

@@ -28,9 +28,12 @@ NAMES = (
     (r"roi_heads\.mask_head\.(.+)", r"mask_head.convs.\1"),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(.+)", r"mask_head.upsample.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(.+)", r"mask_head.masks.\1"),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(.+)", r"keypoint_head.deconv.\1"),
 )
 """Their names and ours, as patterns of whole names. Layer 5 of a 4conv1fc box head is the
-fully connected one. Source: torchvision 0.29, `models/detection/{faster_rcnn,mask_rcnn}.py`."""
+fully connected one. Source: torchvision 0.29, `models/detection/{faster_rcnn,mask_rcnn,keypoint_rcnn}.py`."""
+KEYPOINT_CONV = re.compile(r"roi_heads\.keypoint_head\.(\d+)\.(.+)")
+"""Convolutions of its keypoint head, which counts the ReLU after each as a layer too."""
 
 
 def detector_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,11 +62,14 @@ def rename(name: str) -> str:
     Raises:
         DataError: no R-CNN of torchvision has it.
     """
+    conv = KEYPOINT_CONV.fullmatch(name)
+    if conv:
+        return f"keypoint_head.convs.{int(conv[1]) // 2}.0.{conv[2]}"
     for pattern, replacement in NAMES:
         match = re.fullmatch(pattern, name)
         if match:
             return match.expand(replacement)
     raise DataError(
-        f"tensor '{name}' belongs to no Faster or Mask R-CNN of torchvision; give the state dictionary of "
-        "one, such as maskrcnn_resnet50_fpn"
+        f"tensor '{name}' belongs to no Faster, Mask or Keypoint R-CNN of torchvision; give the state "
+        "dictionary of one, such as maskrcnn_resnet50_fpn"
     )
