@@ -160,6 +160,17 @@ def test_heatmaps_of_given_boxes_are_those_that_detection_decodes():
     torch.testing.assert_close(decode_heatmaps(heatmaps, found.boxes), found.keypoints)
 
 
+def test_detection_taken_apart_gives_the_same_keypoints():
+    batch = batch_of((3, 2))
+    model = small_detector().eval()
+    whole = model.detect(batch)
+    boxes = [replace(found, keypoints=None) for found in whole]
+    assert model.has_shapes
+    for found, bare, shapes in zip(whole, boxes, model.shapes(batch, boxes), strict=True):
+        torch.testing.assert_close(model.with_shapes(bare, shapes).keypoints, found.keypoints)
+    assert all(found.keypoints is None for found in model.candidates(batch))
+
+
 def test_a_keypoint_head_says_what_it_lacks():
     with pytest.raises(DataError, match="keypoint_head=null"):
         small_detector().losses(replace(random_batch((1,)), masks=None))

@@ -98,14 +98,18 @@ def peaks(
     num_cells = bordered.shape[-1] - 2 * CUBIC_REACH
     across = cubic_rows(sizes[:, 0], width, num_cells)
     down = cubic_rows(sizes[:, 1], height, num_cells)
-    # Cubic interpolation is separable: two thin products for all boxes at once.
-    with torch.autocast(bordered.device.type, enabled=False):
-        fine = down[:, None] @ bordered @ across[:, None].mT
     line = torch.arange(height, device=sizes.device) < sizes[:, 1:]
     column = torch.arange(width, device=sizes.device) < sizes[:, :1]
-    fine = fine.masked_fill_(~(line[:, None, :, None] & column[:, None, None, :]), -torch.inf)
-    highest, place = fine.flatten(2).max(dim=2)
-    return torch.stack([place % width, place // width, highest], dim=2)
+    is_outside = ~(line[:, None, :, None] & column[:, None, None, :])
+    found = []
+    # Of a box as large as a photograph, not even all keypoints are resized at a time.
+    for part in bordered.split(max(1, MAX_PIXELS // is_outside.numel()), dim=1):
+        # Cubic interpolation is separable: two thin products for all boxes at once.
+        with torch.autocast(bordered.device.type, enabled=False):
+            fine = down[:, None] @ part @ across[:, None].mT
+        highest, place = fine.masked_fill_(is_outside, -torch.inf).flatten(2).max(dim=2)
+        found.append(torch.stack([place % width, place // width, highest], dim=2))
+    return torch.cat(found, dim=1)
 
 
 def cubic_rows(sizes: Int[Tensor, " N"], length: int, num_cells: int) -> Float[Tensor, "N {length} A"]:
