@@ -245,7 +245,7 @@ def compare_everywhere(
     if len(rows) > 1:
         notes.append(
             "only the primary comparison was set down before training; the verdicts at other points "
-            "and of masks are secondary and not corrected for being many"
+            "and of masks and keypoints are secondary and not corrected for being many"
         )
     return rows
 
