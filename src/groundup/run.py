@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
 from groundup.config import Options, plain, vary
 from groundup.data.coco import Category, Index, category_record, open_index, subset_rows
 from groundup.data.images import ImagePolicy
+from groundup.data.keypoints import keypoints_of, with_keypoints
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
 from groundup.data.transforms import TransformOptions
 from groundup.data.views import Look, evaluation_views, plan_looks
@@ -202,33 +202,6 @@ def open_splits(recipe: Recipe) -> Splits:
     return Splits(train=train_index, val=val_index, left_out={reason: num_left_out} if num_left_out else {})
 
 
-def with_keypoints(index: Index, least: int) -> Index:
-    """The images with at least so many labelled keypoints, of a set that can teach a keypoint head.
-
-    Raises:
-        DataError: its categories name no keypoints, or differ in how many, or no image has so many.
-    """
-    counts = sorted({len(category.keypoints) for category in index.categories if category.keypoints})
-    if not counts:
-        raise DataError(
-            f"{index.annotations}: its categories name no keypoints; use person_keypoints annotations, or "
-            "set model.keypoint_head=null and data.min_keypoints=0"
-        )
-    if len(counts) > 1:
-        raise DataError(
-            f"{index.annotations}: its categories have {' and '.join(map(str, counts))} keypoints, but a "
-            "keypoint head finds one number of them; leave all but one such category out"
-        )
-    labelled = index.num_labelled_keypoints
-    rows = np.flatnonzero(labelled >= least)
-    if not labelled[rows].any():
-        raise DataError(
-            f"{index.annotations}: none of the {index.num_images} images has {max(least, 1)} labelled "
-            "keypoints; lower data.min_keypoints, or set model.keypoint_head=null"
-        )
-    return index if len(rows) == index.num_images else index.subset(rows)
-
-
 def refuse_unknown_categories(index: Index, trained: Sequence[Category]) -> None:
     """Refuse to judge by categories that training does not know; it may know others besides.
 
@@ -263,7 +236,7 @@ def build_model(recipe: Recipe, categories: Sequence[Category]) -> RCNN:
             num_classes=len(categories),
             pixel_mean=recipe.start.pixel_mean,
             pixel_std=recipe.start.pixel_std,
-            num_keypoints=max((len(category.keypoints) for category in categories), default=0),
+            num_keypoints=keypoints_of(categories),
         )
 
 

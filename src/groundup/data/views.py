@@ -18,6 +18,7 @@ from groundup.data.coco import Category
 from groundup.data.collate import build_batch, build_sample
 from groundup.data.geometry import mirror_table
 from groundup.data.images import ImagePolicy, decode_image
+from groundup.data.keypoints import keypoints_of
 from groundup.data.loader import (
     Annotated,
     LoaderOptions,
@@ -111,7 +112,7 @@ def photograph_views(
     categories: Sequence[Category],
 ) -> PhotographViews:
     """The views of decoded photographs."""
-    num_keypoints = max((len(category.keypoints) for category in categories), default=0)
+    num_keypoints = keypoints_of(categories)
     pairs = [category.flip_pairs for category in categories]
     mirrors = torch.from_numpy(mirror_table(pairs, num_keypoints)) if num_keypoints else None
     return PhotographViews(
