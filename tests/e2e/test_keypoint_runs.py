@@ -18,7 +18,7 @@ FIGURES = WorldOptions(
     forms=("figure",), textures=("dots",), min_side=96, max_side=96, max_objects=2, min_size=0.5,
     max_distractors=0, crowd_ratio=0.0,
 )  # fmt: skip
-IMAGES = 320
+IMAGES = 200
 
 
 @pytest.fixture(scope="module")

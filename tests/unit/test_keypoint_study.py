@@ -43,7 +43,6 @@ def corners(box, last):
 def test_keypoints_are_answered_beside_boxes(study, tmp_path):
     answer = answer_study(read_study_results(study))
     assert {row["kind"] for row in answer.comparisons} == {"bbox", "keypoints"}
-    assert {row["kind"] for row in answer.curves} == {"bbox", "keypoints"}
     endpoints = {row["endpoint"] for row in answer.endpoints if row["kind"] == "keypoints"}
     assert endpoints == {"AP", "AP50", "AP75", "APm", "APl"}  # COCO has no small keypoints
     write_answer(study, answer)
