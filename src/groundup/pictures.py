@@ -7,6 +7,7 @@ Legend:
 
 import importlib.util
 import io
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -166,7 +167,7 @@ def paint_keypoints(
     canvas: np.ndarray, points: np.ndarray, skeleton: Sequence[tuple[int, int]], colour: Colour, stroke: int
 ) -> None:
     """Draw the lines of the skeleton and the points in place."""
-    whole = [(round(float(x)), round(float(y))) for x, y in points[:, :2]]
+    whole = [(math.floor(x), math.floor(y)) for x, y in points[:, :2].tolist()]
     shown = points[:, 2] > 0
     for first, second in skeleton:
         if shown[first - 1] and shown[second - 1]:

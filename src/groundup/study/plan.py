@@ -127,8 +127,9 @@ def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
     known: dict[str, OpenedData] = {}
     result = []
     for run in runs:
-        masks = run.recipe.model.mask_head is not None
-        name = fingerprint({"data": plain(run.recipe.data), "masks": masks})
+        model = run.recipe.model
+        heads = {"masks": model.mask_head is not None, "keypoints": model.keypoint_head is not None}
+        name = fingerprint({"data": plain(run.recipe.data), **heads})
         if name not in known:
             splits = open_splits(run.recipe)
             known[name] = OpenedData(
