@@ -106,7 +106,7 @@ def test_results_bear_the_ids_of_the_user_and_boxes_of_coco():
     }
     assert results["bbox"][1]["category_id"] == 7
     assert results["bbox"][1]["bbox"] == [0.25, 0.0, 79.75, 60.0]
-    assert results["keypoints"][0]["keypoints"] == [1.0] * 12
+    assert results["keypoints"][0]["keypoints"] == [0.5, 0.5, 1.0] * 4  # pixels by column and row
 
 
 @pytest.mark.parametrize("paste", ["aligned", "integer"])
