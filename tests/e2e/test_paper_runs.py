@@ -19,7 +19,7 @@ from groundup.study.plan import build_plan
 from groundup.study.runner import begin_study, run_study
 from groundup.study.worker import run_path
 
-UNIT = 12
+UNIT = 6
 FEW = {
     "loader.num_workers": 0,
     "training.upkeep.tensorboard": False,
@@ -69,6 +69,8 @@ def short_axes(study):
     [
         pytest.param("figure1", "scratch", id="mask"),
         pytest.param("syncbn", "scratch", id="syncbn"),
+        pytest.param("vgg", "scratch", id="vgg"),
+        pytest.param("keypoints", "scratch", id="keypoints"),
     ],
 )
 def test_one_arm_of_each_kind_is_trained_and_judged(name, arm, small, tmp_path):

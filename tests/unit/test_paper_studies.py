@@ -46,7 +46,7 @@ def small(tmp_path_factory):
         num_val=NUM_SMALL_VAL,
         side=64,
         longest=64,
-        unit_images=9 * 4,
+        unit_images=90,
         objects=ObjectFiles(train=folder / "train", val=folder / "val"),
     )
 

@@ -7,6 +7,7 @@ from groundup.errors import UsageError
 from groundup.study.paper.low_data import figure7, figure7_10k, figure8, figure8_own
 from groundup.study.paper.schedules import figure1, figure2, figure3, figure4, syncbn, table1, table2
 from groundup.study.paper.setting import Sources
+from groundup.study.paper.systems import figure6, keypoints, vgg
 from groundup.study.study import Study
 
 BUILT_IN: dict[str, Callable[[Sources], Study]] = {
@@ -16,6 +17,7 @@ BUILT_IN: dict[str, Callable[[Sources], Study]] = {
         figure2,
         figure3,
         figure4,
+        figure6,
         figure7,
         figure7_10k,
         figure8,
@@ -23,6 +25,8 @@ BUILT_IN: dict[str, Callable[[Sources], Study]] = {
         table1,
         table2,
         syncbn,
+        keypoints,
+        vgg,
     )
 }
 """Each gives its study at full scale."""

@@ -20,6 +20,8 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mask_rcnn_r50_fpn_gn": ("tiny_mask_rcnn", {}),
     "mask_rcnn_r101_fpn_gn": ("tiny_mask_rcnn", {"model.backbone.name": "resnet14t"}),
     "mask_rcnn_r50_fpn_syncbn": ("tiny_mask_rcnn", SYNCBN),
+    "keypoint_rcnn_r50_fpn_gn": ("tiny_keypoint_rcnn", {}),
+    "faster_rcnn_vgg16": ("tiny_faster_rcnn_vgg", {}),
 }
 """Small counterpart of each recipe, and what is changed in it."""
 BACKBONES = {"resnet50": "resnet10t", "resnet101": "resnet14t", "resnext152_32x8d": "resnet18"}

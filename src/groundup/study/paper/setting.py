@@ -27,6 +27,10 @@ PUBLISHED_WEIGHTS = {
 """ImageNet weights of the paper's backbones that a library has by name. The paper's own, Detectron's, were
 trained otherwise; where nothing stands here a file is asked for."""
 
+SCALES = (640, 672, 704, 736, 768, 800)
+"""Shorter sides of train-time scale augmentation. Source: Detectron; the paper gives the range."""
+SCALE_AUGMENTATION: dict[str, Any] = {"transforms.short_side": list(SCALES)}
+
 Annotations = Literal["instances", "person_keypoints"]
 
 
