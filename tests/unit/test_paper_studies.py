@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundup.cli.study_commands import app
-from groundup.data.world import ObjectFiles
+from groundup.data.world import ObjectFiles, write_world
 from groundup.engine.schedule import UNIT_BATCH, UNIT_STEPS
 from groundup.errors import UsageError
 from groundup.recipes import RECIPES
@@ -15,6 +15,7 @@ from groundup.study.expansion import arm_differences
 from groundup.study.keys import Counted
 from groundup.study.paper.catalogue import BUILT_IN, built_in, summary
 from groundup.study.paper.choice import Choice, choose
+from groundup.study.paper.drawn import scenes_with
 from groundup.study.paper.miniature import BACKBONES, Miniature, reduced
 from groundup.study.paper.miniature import RECIPES as SMALL_RECIPES
 from groundup.study.paper.setting import NUM_TRAIN, NUM_VAL, Sources
@@ -49,6 +50,20 @@ def small(tmp_path_factory):
         unit_images=90,
         objects=ObjectFiles(train=folder / "train", val=folder / "val"),
     )
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """Changes that point a recipe at scenes of figures, which have keypoints."""
+    files = write_world(
+        tmp_path_factory.mktemp("figures"), NUM_SMALL, NUM_SMALL_VAL, 0, scenes_with(keypoints=True)
+    )
+    return {
+        "data.train.annotations": str(files.train_annotations),
+        "data.train.images": str(files.train_images),
+        "data.val.annotations": str(files.val_annotations),
+        "data.val.images": str(files.val_images),
+    }
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -142,8 +157,10 @@ def test_every_recipe_and_backbone_has_a_small_counterpart():
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_in_miniature_arms_axes_and_lengths_in_units_stay(name, small, plans, tmp_path):
+def test_in_miniature_arms_axes_and_lengths_in_units_stay(name, small, figures, plans, tmp_path):
     full = built_in(name, Sources())
+    if "keypoint" in full.recipe:
+        small = replace(small, data=figures)
     study = reduced(full, small)
     assert list(study.arms) == list(full.arms)
     assert study.axes == full.axes

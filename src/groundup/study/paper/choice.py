@@ -13,7 +13,7 @@ from groundup.study.paper.drawn import NUM_VAL as NUM_DRAWN_VAL
 from groundup.study.paper.drawn import SIDE as DRAWN_SIDE
 from groundup.study.paper.drawn import draw_objects, draw_pictures
 from groundup.study.paper.miniature import UNIT_IMAGES, Miniature, reduced
-from groundup.study.paper.setting import NUM_TRAIN, NUM_VAL, Sources
+from groundup.study.paper.setting import NUM_TRAIN, NUM_VAL, NUM_WITH_KEYPOINTS, Sources
 from groundup.study.study import STUDY, Study, load_study
 
 SIDE = 160
@@ -77,7 +77,10 @@ def choose(
     else:
         study = built_in(name, sources_of(choice))
     study = changed(study, choice)
-    return study, None if choice.names_data else Counted(num_train=NUM_TRAIN, num_val=NUM_VAL)
+    if choice.names_data:
+        return study, None
+    num_train = NUM_WITH_KEYPOINTS if "keypoint" in study.recipe else NUM_TRAIN
+    return study, Counted(num_train=num_train, num_val=NUM_VAL)
 
 
 def refuse_contradictions(choice: Choice) -> None:

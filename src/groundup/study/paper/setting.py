@@ -11,6 +11,8 @@ from groundup.study.study import SCRATCH, Price
 
 NUM_TRAIN, NUM_VAL = UNIT_SET, 5_000
 """Photographs of COCO train2017 and val2017."""
+NUM_WITH_KEYPOINTS = 64_115
+"""Photographs of train2017 with a person whose keypoints are annotated. Source: COCO's data set card."""
 PRETRAINED = "pre-trained"
 FROZEN_STAGES = 2
 """Stem and res2 do not learn when fine-tuning. Source: Detectron and Detectron2, `FREEZE_AT`."""
