@@ -11,7 +11,7 @@ import torch
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 from groundup.models.keypoint_presets import torchvision_keypoint_rcnn
-from groundup.models.presets import PUBLISHED, DetectorSizes
+from groundup.models.presets import DetectorSizes
 from groundup.models.rcnn import build_detector
 from groundup.models.torchvision_detectors import detector_from_torchvision
 from groundup.structures import Batch
@@ -166,8 +166,3 @@ def compare(photos, sizes, kwargs):
 
 def test_keypoint_losses_gradients_and_detections_equal_torchvisions(shared_data):
     compare(photographs(shared_data, 2, 192), REDUCED_SIZES, REDUCED)
-
-
-@pytest.mark.slow
-def test_keypoint_losses_gradients_and_detections_equal_torchvisions_at_published_sizes(shared_data):
-    compare(photographs(shared_data, 2, 640), PUBLISHED, {})
