@@ -24,6 +24,7 @@ FEW = {
     "loader.num_workers": 0,
     "training.upkeep.tensorboard": False,
     "training.upkeep.log_every": 2,
+    "training.evaluate_every": None,
     "model.rpn.post_nms_test": 30,
 }
 
