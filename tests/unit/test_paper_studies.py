@@ -181,6 +181,22 @@ def test_in_miniature_arms_axes_and_lengths_in_units_stay(name, small, figures, 
         assert run.num_train == max(1, round(NUM_SMALL * large.num_train / NUM_TRAIN))
 
 
+def test_in_miniature_searches_are_as_many_trials_of_smaller_sides_and_lengths(small, plans, tmp_path):
+    study = reduced(built_in("figure7_10k", Sources()), small)
+    arms = {
+        arm: {path: value for path, value in changes.items() if not path.startswith("start")}
+        for arm, changes in study.arms.items()
+    }
+    study = study.model_copy(
+        update={"arms": arms, "pretraining": {}, "set": {**study.set, "data.fraction": 1.0}}
+    )
+    assert study.search.space["transforms.short_side"] == [[64, 64], [51, 64], [41, 64]]
+    (search,), (full,) = build_plan(study, tmp_path).searches, plans["figure7_10k"].searches
+    assert search.num_trials == full.num_trials == 12
+    lengths = {trial.total_images for trial in search.trials}
+    assert lengths == {full.trials[0].total_images * small.unit_images // UNIT}
+
+
 def test_in_miniature_the_start_is_pre_trained_by_the_study_one_for_each_backbone(small):
     study = reduced(built_in("table1", Sources()), small)
     assert {arm["start"] for arm in study.arms.values()} == {
