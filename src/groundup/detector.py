@@ -27,6 +27,7 @@ from groundup.engine.checkpoint import load_weights
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, detect_batch, evaluate_results, results_of
 from groundup.errors import CheckpointError, DataError
 from groundup.metrics.results import kinds_of, read_results, resolve_names
+from groundup.metrics.voc_ap import VocMetric
 from groundup.models.rcnn import RCNN
 from groundup.ops.masks import paste_masks
 from groundup.pictures import draw_instances, draw_sheet, write_picture
@@ -133,6 +134,7 @@ def evaluate_run(
     *,
     max_detections: int | None = None,
     tta: str | None = None,
+    voc: VocMetric | None = None,
     out: Path | None = None,
     num_pictures: int = 0,
     report: Report | None = None,
@@ -148,8 +150,8 @@ def evaluate_run(
     """
     detector = with_tta(load_detector(folder), tta)
     recipe = detector.recipe
-    if max_detections is not None:
-        recipe = vary(recipe, {"evaluation.max_detections": max_detections})
+    changes = given(max_detections=max_detections, voc=voc)
+    recipe = vary(recipe, {f"evaluation.{name}": value for name, value in changes.items()})
     masks = detector.model.mask_head is not None
     if annotations is None:
         index = open_split(recipe.data.val, "val", recipe.data, masks=masks)
@@ -179,6 +181,7 @@ def evaluate_foreign(
     images: Path | None,
     *,
     max_detections: int | None = None,
+    voc: VocMetric | None = None,
     out: Path | None = None,
 ) -> Evaluation:
     """AP of a results json of any framework.
@@ -187,14 +190,18 @@ def evaluate_foreign(
         UsageError: a limit of detections that cannot be.
         DataError: the results or annotations cannot be scored.
     """
-    changes = {} if max_detections is None else {"max_detections": max_detections}
-    options = vary(EvaluationOptions(), changes)
+    options = vary(EvaluationOptions(), given(max_detections=max_detections, voc=voc))
     found = read_results(results)
     index = open_index(annotations, images, masks="segm" in kinds_of(found))
     document = index.document()
     found, _ = resolve_names(document, found)
     by_kind = dict.fromkeys(kinds_of(found) or ("bbox",), found)
     return evaluate_results(document, by_kind, options, folder=out, source=str(results))
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def photographs_in(paths: Sequence[Path]) -> list[Path]:

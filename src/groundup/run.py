@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from groundup.config import Options, plain, vary
-from groundup.data.coco import Category, Index, category_record, open_index, subset_rows
+from groundup.data.coco import (
+    MAX_DROPPED_RATIO,
+    Category,
+    Difficult,
+    Index,
+    category_record,
+    open_index,
+)
 from groundup.data.images import ImagePolicy
 from groundup.data.keypoints import keypoints_of, with_keypoints
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
+from groundup.data.regimes import share_of
+from groundup.data.subset import subset_rows
 from groundup.data.transforms import TransformOptions
 from groundup.data.views import Look, evaluation_views, plan_looks
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, Shown, evaluate
@@ -95,10 +104,16 @@ class DataOptions(Options):
     val: SplitOptions = SplitOptions()
     """Evaluated on; never learnt from."""
     fraction: float = 1.0
-    """Share of the training images that is used; smaller shares are contained in larger ones."""
+    """Share of the training images that is used; smaller shares are contained in larger ones. The paper's
+    regimes go by name: 35k, 10k, 3.5k and 1k are the shares that they are of COCO."""
+    images: int | None = None
+    """Number of training images that is used, exactly so many, instead of a share; None: the share."""
     fraction_seed: int = 0
-    """Names the draw of the share."""
-    max_dropped_ratio: float = 0.01
+    """Names the draw of the share or number."""
+    difficult: Difficult | None = None
+    """Whether training learns from objects that bear Pascal VOC's mark `difficult`: `keep` (as Detectron2) or
+    `drop`; None: as from others, that is unless they are crowds, as our converter makes them."""
+    max_dropped_ratio: float = MAX_DROPPED_RATIO
     """Share of the instances that may be unusable before opening a set is an error."""
     min_keypoints: int = Field(default=0, ge=0)
     """Training images with fewer labelled keypoints, all their instances together, are left out before a
@@ -106,9 +121,20 @@ class DataOptions(Options):
     policy: ImagePolicy = ImagePolicy()
     """How photographs are read."""
 
+    @field_validator("fraction", mode="before")
+    @classmethod
+    def _take_names(cls, value: object) -> object:
+        """A regime's name stands for its share."""
+        return share_of(value)
+
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "DataOptions":
-        """Refuse a share of nothing."""
+        """Refuse a share of nothing, and a part whose size is given twice."""
+        if self.images is not None and (self.images < 1 or self.fraction != 1):
+            raise ValueError(
+                f"images is {self.images} and fraction {self.fraction}; images is a number from 1 on, "
+                "which stands in place of a fraction"
+            )
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction is {self.fraction}, but must lie in 0 (excluded) .. 1")
         return self
@@ -192,8 +218,10 @@ def open_splits(recipe: Recipe) -> Splits:
     if recipe.model.keypoint_head is not None or data.min_keypoints:
         train_index = with_keypoints(train_index, data.min_keypoints)
     num_left_out = num_listed - train_index.num_images
-    if data.fraction < 1:
-        train_index = train_index.subset(subset_rows(train_index, data.fraction, data.fraction_seed))
+    train_index = train_index.with_difficult(data.difficult)
+    if data.fraction < 1 or data.images is not None:
+        rows = subset_rows(train_index, data.fraction, data.fraction_seed, data.images)
+        train_index = train_index.subset(rows)
     if not train_index.num_usable.any():
         raise DataError(
             f"{data.train.annotations}: no image has a usable instance; run `groundup data check` on it"
@@ -260,6 +288,9 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
         yield f"           {count:,} images are left out: {reason}"
     if without:
         yield f"           {without:,} images without usable instances are left out"
+    marked, learnt = splits.train.num_difficult
+    if marked:
+        yield f"           {marked:,} difficult instances, {learnt:,} of them learnt from (data.difficult)"
     yield f"val        {splits.val.num_images:,} images, {splits.val.num_instances:,} instances"
     yield from model_lines(model, names, report, schedule, num_images)
 
@@ -304,6 +335,7 @@ def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginnin
         facts={
             "dropped": {rule: len(ids) for rule, ids in splits.train.dropped.items()},
             "left_out": dict(splits.left_out),
+            "difficult": dict(zip(("instances", "learnt_from"), splits.train.num_difficult, strict=True)),
         },
         notes=[
             f"{count:,} training images are left out: {reason}" for reason, count in splits.left_out.items()

@@ -17,10 +17,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from coco_documents import annotation, packed, runs, sound_document, write_document
-from groundup.data.coco import open_index, subset_rows
+from groundup.data.coco import open_index
 from groundup.data.doctor import examine
 from groundup.data.rle import crop_mask, decode_counts, encode_counts
 from groundup.data.rules import RULES
+from groundup.data.subset import subset_rows
 from groundup.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -15,8 +15,9 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
 from coco_documents import SQUARE, annotation, packed, runs, sound_document, write_document
-from groundup.data.coco import Index, open_index, subset_rows, write_subset
+from groundup.data.coco import Index, open_index
 from groundup.data.rle import crop_mask, decode_counts, encode_counts
+from groundup.data.subset import subset_rows, write_subset
 from groundup.data.truth import Bitmap
 from groundup.errors import DataError, UsageError
 

@@ -256,3 +256,27 @@ def test_the_detection_limit_of_the_options_is_the_one_used():
     evaluation = evaluate(OneBox(), batches(), document_of(), options, category_ids=CATEGORY_IDS)
     assert [one.limits for one in evaluation.values] == [(1,), (1,)]
     assert options.limit("keypoints") == 5
+
+
+def test_voc_is_scored_beside_coco_where_it_is_asked_for(tmp_path):
+    document = {
+        "images": [{"id": 1, "height": 50, "width": 50}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [20, 20, 10, 10], "area": 100, "iscrowd": 1}
+            | {"difficult": 1, "segmentation": []},
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    results = {"bbox": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 6], "score": 0.5}]}
+    plain = evaluate_results(document, results, EvaluationOptions())
+    assert plain.voc is None
+    assert "voc" not in plain.to_json()
+    both = evaluate_results(document, results, EvaluationOptions(voc="voc2007"), folder=tmp_path)
+    assert both.metrics == {**plain.metrics, "voc/AP50": 1.0, "voc/AP75": 0.0, "voc/AP": pytest.approx(0.3)}
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["voc"]["metric"] == "voc2007"
+    assert written["voc"]["categories"][0]["num_difficult"] == 1
+    assert any(
+        line.startswith("voc2007") and line.split()[1:] == ["1", "1", "100.0", "0.0"] for line in both.lines()
+    )

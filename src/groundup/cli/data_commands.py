@@ -124,6 +124,7 @@ def index(annotations: Annotations, images: Images = None, as_json: Json = False
         "categories": len(opened.categories),
         "has_masks": opened.has_masks,
         "keypoints": opened.num_keypoints,
+        "difficult": opened.num_difficult[0],
         "dropped": {rule: len(ids) for rule, ids in opened.dropped.items()},
         "seconds": round(time.perf_counter() - start, 3),
     }
@@ -137,17 +138,22 @@ def index(annotations: Annotations, images: Images = None, as_json: Json = False
 def subset(
     annotations: Annotations,
     out: Annotated[Path, typer.Option("--out", help="The json to write.")],
-    fraction: Annotated[float, typer.Option(help="Share of the images, such as 0.1.")],
+    fraction: Annotated[float | None, typer.Option(help="Share of the images, such as 0.1.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images instead of a share.")] = None,
     images: Images = None,
     seed: Annotated[
         int, typer.Option(help="Names the draw; smaller shares are contained in larger ones.")
     ] = 0,
 ) -> None:
     """Write a share of a data set as COCO json; file names stay relative to the same folder."""
-    from groundup.data.coco import open_index, subset_rows, write_subset
+    from groundup.data.coco import open_index
+    from groundup.data.subset import subset_rows, write_subset
+    from groundup.errors import UsageError
 
+    if (fraction is None) == (count is None):
+        raise UsageError("give the size of the part once: --fraction SHARE or --count IMAGES")
     opened = open_index(annotations, images)
-    rows = subset_rows(opened, fraction, seed)
+    rows = subset_rows(opened, 1.0 if fraction is None else fraction, seed, count)
     write_subset(opened, rows, out)
     note(f"{out}: {len(rows)} of {opened.num_images} images")
 
@@ -155,23 +161,38 @@ def subset(
 @app.command()
 def convert(
     kind: Annotated[Literal["voc", "yolo"], typer.Argument(help="Layout of the folder.")],
-    root: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    roots: Annotated[list[Path], typer.Argument(help="The data set's folder; with voc several.")],
     out: Annotated[Path, typer.Option("--out", help="The COCO json to write.")],
-    split: Annotated[str, typer.Option(help="train, val, test, ...")] = "train",
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split", help="train (default), val, test, ...; once for all folders or once for each."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options, such as voc_offset=0.")
     ] = None,
 ) -> None:
-    """Convert Pascal VOC xml or a YOLO folder to COCO json, listing everything odd."""
+    """Convert Pascal VOC xml (of one year or several) or a YOLO folder to COCO json, listing what is odd."""
     from groundup.config import override
     from groundup.data.formats import write_conversion
-    from groundup.data.voc import VocOptions, convert_voc
+    from groundup.data.voc import Part, VocOptions, convert_parts
     from groundup.data.yolo import YoloOptions, convert_yolo
+    from groundup.errors import UsageError
 
+    named = splits or ["train"]
+    if len(named) not in {1, len(roots)}:
+        raise UsageError(
+            f"{len(named)} times --split for {len(roots)} folders; give it once, or once for each"
+        )
     if kind == "voc":
-        conversion = convert_voc(root, split, override(VocOptions(), overrides or []))
+        named = named if len(named) == len(roots) else named * len(roots)
+        parts = [Part(root, split) for root, split in zip(roots, named, strict=True)]
+        conversion = convert_parts(parts, override(VocOptions(), overrides or []))
+    elif len(roots) > 1:
+        raise UsageError(f"{len(roots)} folders; only voc takes several")
     else:
-        conversion = convert_yolo(root, split, override(YoloOptions(), overrides or []))
+        conversion = convert_yolo(roots[0], named[0], override(YoloOptions(), overrides or []))
     for problem in conversion.problems:
         note(problem.line())
     write_conversion(conversion, out)

@@ -3,7 +3,7 @@
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,6 +104,10 @@ def evaluate(
     pictures: Annotated[int, typer.Option(min=0, help="Photographs to draw, found beside true.")] = 0,
     max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
     tta: TTA = None,
+    voc: Annotated[
+        Literal["voc2007", "voc2012"] | None,
+        typer.Option("--voc", help="By Pascal VOC's rules too: mean at 11 recalls, or area under the curve."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a run, or a results json of any framework, as COCO does; a classifier by top-1 and top-5."""
@@ -128,10 +132,12 @@ def evaluate(
             raise UsageError("--pictures shows what a run finds; with --results there is none")
         if tta is not None:
             raise UsageError("--tta is how a run looks at photographs; with --results there is none")
-        evaluation = evaluate_foreign(results, annotations, images, max_detections=max_detections, out=out)
+        evaluation = evaluate_foreign(
+            results, annotations, images, max_detections=max_detections, voc=voc, out=out
+        )
     elif is_classifier:
         assert run is not None
-        if annotations is not None or pictures or max_detections is not None or tta is not None:
+        if annotations is not None or pictures or any(one is not None for one in (max_detections, tta, voc)):
             raise UsageError(
                 f"{run} is a classifier, which is scored on class folders: give --images FOLDER, or nothing"
             )
@@ -146,6 +152,7 @@ def evaluate(
                 images,
                 max_detections=max_detections,
                 tta=tta,
+                voc=voc,
                 out=out,
                 num_pictures=pictures,
                 report=report,

@@ -13,11 +13,10 @@ import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-import msgspec
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from groundup.data.columns import (
     RUNS,
@@ -28,21 +27,22 @@ from groundup.data.columns import (
     runs_of,
     segmentation_of,
 )
-from groundup.data.document import find_document, map_file, read_document
+from groundup.data.document import find_document, read_document
 from groundup.data.entries import PIXEL_CENTRE, Category
-from groundup.data.order import SUBSET_STREAM, keys_of
 from groundup.data.rle import crop_mask
 from groundup.data.rules import RULES, Findings
 from groundup.data.store import load_table, table_folder
 from groundup.data.truth import Bitmap, Polygons, Truth
-from groundup.errors import DataError, UsageError
-from groundup.records import write_whole
+from groundup.errors import DataError
 
-__all__ = ["Category", "Index", "open_index", "subset_rows", "write_subset"]
+__all__ = ["Category", "Difficult", "Index", "open_index"]
 
 MAX_DROPPED_RATIO = 0.01
 """Share of annotations that may be dropped before a data set is refused (promise P5: above 1 % the
 experiment is another)."""
+Difficult: TypeAlias = Literal["keep", "drop"]
+"""Whether objects that bear VOC's mark `difficult` are learnt from, crowds or not. Evaluation does not hang
+on it. Sources: Detectron2's loader of VOC keeps them; Detectron's drops what its json says to `ignore`."""
 BOXES_ONLY = "-boxes"
 """Name of the table that was read without segmentations."""
 
@@ -51,7 +51,12 @@ class Index:
     """Images and what they truly hold, by row. Pickles as paths and is mapped anew where it lands."""
 
     def __init__(
-        self, annotations: Path, images: Path, folder: Path, rows: Int64[np.ndarray, " N"] | None = None
+        self,
+        annotations: Path,
+        images: Path,
+        folder: Path,
+        rows: Int64[np.ndarray, " N"] | None = None,
+        difficult: Difficult | None = None,
     ) -> None:
         """Map the table in that folder; `open_index` finds or builds it.
 
@@ -60,6 +65,7 @@ class Index:
             images: folder of the photographs.
             folder: the table.
             rows: of the table, those this index has; None for all.
+            difficult: whether objects that are marked so are learnt from; None: those that are no crowds.
         """
         table, self._digest = load_table(folder)
         self.annotations = annotations
@@ -70,10 +76,11 @@ class Index:
         self._table = table
         self._columns = table.columns
         self._rows = rows
+        self._difficult = difficult
 
     def __reduce__(self) -> tuple[type["Index"], tuple[Any, ...]]:
         """Paths and rows; the arrays stay where they are."""
-        return Index, (self.annotations, self.images, self._folder, self._rows)
+        return Index, (self.annotations, self.images, self._folder, self._rows, self._difficult)
 
     def __len__(self) -> int:
         """Images."""
@@ -115,7 +122,33 @@ class Index:
     @functools.cached_property
     def num_usable(self) -> Int32[np.ndarray, " N"]:
         """Instances of each image that may be learnt from."""
-        return self._for_rows(self._columns.num_usable)
+        if self._usable is self._columns.usable:
+            return self._for_rows(self._columns.num_usable)
+        sums = np.concatenate([[0], np.cumsum(self._usable)])
+        offsets = self._columns.instance_offsets
+        return self._for_rows((sums[offsets[1:]] - sums[offsets[:-1]]).astype(np.int32))
+
+    @functools.cached_property
+    def _usable(self) -> Bool[np.ndarray, " _"]:
+        """Which annotations of the table may be learnt from."""
+        columns = self._columns
+        usable: Bool[np.ndarray, " _"] = columns.usable
+        if self._difficult is None or not columns.difficult.any():
+            return usable
+        marked: Bool[np.ndarray, " _"] = columns.kept & columns.difficult
+        chosen: Bool[np.ndarray, " _"] = usable & ~marked if self._difficult == "drop" else usable | marked
+        return chosen
+
+    @property
+    def num_difficult(self) -> tuple[int, int]:
+        """Instances of these images that are marked difficult, and how many of them are learnt from."""
+        if not self._columns.difficult.any():
+            return 0, 0
+        marked = self._columns.difficult & self._columns.kept
+        here = np.concatenate(
+            [np.arange(span.start, span.stop) for span in map(self._span, range(len(self)))]
+        )
+        return int(marked[here].sum()), int((marked & self._usable)[here].sum())
 
     @property
     def has_masks(self) -> bool:
@@ -199,7 +232,7 @@ class Index:
     def truth(self, row: int) -> Truth:
         """The usable instances of one image, boxes clipped to it, in the file's order."""
         columns, span = self._columns, self._span(row)
-        places = np.flatnonzero(columns.usable[span]) + span.start
+        places = np.flatnonzero(self._usable[span]) + span.start
         sizes = np.broadcast_to(columns.sizes[self._table_row(row)], (len(places), 2))
         return Truth(
             boxes=clip_boxes(columns.boxes[places], sizes),
@@ -219,7 +252,11 @@ class Index:
     def subset(self, rows: Sequence[int] | Int64[np.ndarray, " _"]) -> "Index":
         """An index of these rows, in this order, on the same arrays."""
         chosen = np.array([self._table_row(int(row)) for row in rows], np.int64)
-        return Index(self.annotations, self.images, self._folder, chosen)
+        return Index(self.annotations, self.images, self._folder, chosen, self._difficult)
+
+    def with_difficult(self, difficult: Difficult | None) -> "Index":
+        """The same index that learns from difficult objects or not."""
+        return Index(self.annotations, self.images, self._folder, self._rows, difficult)
 
     def document(self, rows: Iterable[int] | None = None) -> dict[str, Any]:
         """A clean COCO document of these rows, or all, to measure against.
@@ -256,6 +293,9 @@ class Index:
             "area": float(columns.areas[place]),
             "iscrowd": int(columns.crowd[place]),
         }
+        for mark, marked in (("difficult", columns.difficult), ("truncated", columns.truncated)):
+            if marked[place]:
+                record[mark] = 1
         if self.has_masks:
             record["segmentation"] = segmentation_of(columns, place, height, width)
         if category.keypoints:
@@ -361,58 +401,3 @@ def refuse_dropping(index: Index, max_dropped_ratio: float) -> None:
             f"more than {max_dropped_ratio:.2%}; run `groundup data check` for the list, "
             "mend them, or allow more with data.max_dropped_ratio"
         )
-
-
-def subset_rows(index: Index, fraction: float, seed: int) -> Int64[np.ndarray, " _"]:
-    """Rows of a random part of the images, in order of row.
-
-    Each image has a place in one shuffling, given by its id and the seed alone; a part is the
-    beginning of it. So a smaller fraction lies inside a larger one, whatever the file's order.
-    The fraction is above 0 and at most 1; at least one image is taken.
-
-    Raises:
-        UsageError: a fraction outside that range.
-    """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"a subset is a fraction above 0 and at most 1 of the images, got {fraction}")
-    ids = index.image_ids
-    shuffled = np.lexsort((ids, keys_of(ids, seed, SUBSET_STREAM)))
-    num_chosen = max(1, round(fraction * len(ids)))
-    return np.sort(shuffled[:num_chosen]).astype(np.int64)
-
-
-class _Owner(msgspec.Struct):
-    """The field that says to which image a record belongs."""
-
-    id: int | str = 0
-    image_id: int | str = 0
-
-
-def write_subset(index: Index, rows: Sequence[int] | Int64[np.ndarray, " _"], path: Path) -> None:
-    """Write a COCO json with these rows' images and all their annotations, each byte as it was.
-
-    Nothing is cleaned or renumbered; categories and every other part of the json stay whole.
-
-    Raises:
-        DataError: the json of the index is gone or was changed.
-        CheckpointError: the file cannot be written.
-    """
-    wanted = {int(index.image_ids[row]) for row in rows}
-    findings = Findings(str(index.annotations), max_listed=1)
-    content = map_file(index.annotations, findings, max_bytes=2**63 - 1)
-    findings.refuse()
-    assert content is not None
-    parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    owner = msgspec.json.Decoder(_Owner)
-
-    def chosen(section: str, key: str) -> list[msgspec.Raw]:
-        """The records of a section that belong to the wanted images."""
-        records = msgspec.json.decode(parts[section], type=list[msgspec.Raw])
-        return [record for record in records if int(getattr(owner.decode(record), key)) in wanted]
-
-    whole: dict[str, Any] = dict(parts)
-    whole["images"] = chosen("images", "id")
-    whole["annotations"] = chosen("annotations", "image_id")
-    if len(whole["images"]) != len(wanted):
-        raise DataError(f"{index.annotations}: changed since it was opened; open it again")
-    write_whole(path, msgspec.json.encode(whole))

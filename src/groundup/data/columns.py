@@ -44,10 +44,13 @@ class Columns:
     areas: Float64[np.ndarray, " A"]
     """As annotated; filled from the mask, else the box, where the file gives none."""
     crowd: Bool[np.ndarray, " A"]
+    difficult: Bool[np.ndarray, " A"]
+    truncated: Bool[np.ndarray, " A"]
+    """Pascal VOC's marks; nowhere in other data sets."""
     kept: Bool[np.ndarray, " A"]
     """Not dropped: takes part in evaluation."""
     usable: Bool[np.ndarray, " A"]
-    """Kept and no crowd: takes part in training."""
+    """Kept and no crowd: takes part in training, unless `Index` is told otherwise of difficult ones."""
     num_usable: Int32[np.ndarray, " N"]
     mask_kinds: UInt8[np.ndarray, " A"]
     instance_rings: Int64[np.ndarray, " A+1"]
@@ -85,6 +88,8 @@ class Gathering:
     boxes: "array[float]" = field(default_factory=lambda: array("d"))
     areas: "array[float]" = field(default_factory=lambda: array("d"))
     crowd: bytearray = field(default_factory=bytearray)
+    difficult: bytearray = field(default_factory=bytearray)
+    truncated: bytearray = field(default_factory=bytearray)
     gives_mask: bytearray = field(default_factory=bytearray)
     mask_rules: dict[int, str] = field(default_factory=dict)
     num_rings: "array[int]" = field(default_factory=lambda: array("q"))
@@ -104,6 +109,8 @@ class Gathering:
         self.boxes.extend(instance.box)
         self.areas.append(instance.area)
         self.crowd.append(instance.is_crowd)
+        self.difficult.append(instance.is_difficult)
+        self.truncated.append(instance.is_truncated)
         self.gives_mask.append(instance.gives_mask)
         if instance.mask_rule:
             self.mask_rules[place] = instance.mask_rule
@@ -172,6 +179,8 @@ def settle(
         "boxes": np.array(gathering.boxes, np.float64).reshape(-1, 4)[order],
         "areas": np.array(gathering.areas, np.float64)[order],
         "crowd": np.frombuffer(bytes(gathering.crowd), np.bool_)[order],
+        "difficult": np.frombuffer(bytes(gathering.difficult), np.bool_)[order],
+        "truncated": np.frombuffer(bytes(gathering.truncated), np.bool_)[order],
         "mask_kinds": mask_kinds,
         "instance_rings": instance_rings,
         "ring_offsets": ring_offsets,

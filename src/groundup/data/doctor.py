@@ -198,6 +198,10 @@ def find_structure(table: Table, findings: Findings) -> None:
     for label in np.flatnonzero(num_of_label == 0):
         category = table.categories[label]
         findings.add("category-empty", "categories", category.name, whose=category.id)
+    for place in np.flatnonzero(columns.difficult & columns.kept):
+        where, whose = f"annotations[{columns.positions[place]}]", int(columns.annotation_ids[place])
+        found = "a crowd" if columns.crowd[place] else "no crowd"
+        findings.add("object-difficult", where, found, whose=whose)
     rows = np.repeat(np.arange(len(columns.image_ids)), np.diff(columns.instance_offsets))
     num_kept = np.bincount(rows[columns.kept], minlength=len(columns.image_ids))
     for row in np.flatnonzero(columns.num_usable == 0):

@@ -95,6 +95,9 @@ class Instance:
     area: float
     """NaN where the file gives none."""
     is_crowd: bool
+    is_difficult: bool = False
+    is_truncated: bool = False
+    """Pascal VOC's marks, which COCO has none of."""
     rings: "list[array[float]]" = field(default_factory=list)
     """Polygons as x, y, x, y, ..."""
     runs: np.ndarray | None = None
@@ -213,6 +216,8 @@ class EntryReader:
             box=box or array("d"),
             area=area or 0.0,
             is_crowd=bool(is_crowd),
+            is_difficult=read_flag(record, "difficult", note),
+            is_truncated=read_flag(record, "truncated", note),
         )
         size = self._size(row)
         sound = read_mask(record.get("segmentation"), kept, size, note)
@@ -326,6 +331,15 @@ def read_crowd(value: object, note: Note) -> bool | None:
         return bool(value)
     note("crowd-invalid", "iscrowd", value)
     return None
+
+
+def read_flag(record: dict[str, Any], name: str, note: Note) -> bool:
+    """Whether the annotation bears one of VOC's marks; False, noted, where it does not say so plainly."""
+    value = record.get(name)
+    if value is None or (isinstance(value, int | float) and value in (0, 1)):
+        return bool(value)
+    note("flag-unclear", name, value)
+    return False
 
 
 def read_mask(value: object, instance: Instance, size: tuple[int, int] | None, note: Note) -> bool:

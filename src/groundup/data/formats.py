@@ -18,6 +18,7 @@ from groundup.records import write_json
 
 CONVERSION_RULES: dict[str, Rule] = {
     "list-twice": Rule("F", "warning", "converted once; remove the second line"),
+    "image-in-two-parts": Rule("F", "warning", "converted once, with the annotation of the earlier folder"),
     "list-line": Rule("F", "error", "one name a line; lists with a second column are of one class"),
     "xml-missing": Rule("F", "error", "put the xml there, or take the name out of the list"),
     "xml-damaged": Rule("F", "error", "export the annotation again"),

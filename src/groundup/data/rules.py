@@ -69,6 +69,8 @@ RULES: dict[str, Rule] = {
     "area-invalid": Rule("F", "error", "area is a finite number of pixels, not negative"),
     "crowd-missing": Rule("F", "note", "taken as 0"),
     "crowd-invalid": Rule("F", "error", "iscrowd is 0 or 1"),
+    "flag-unclear": Rule("F", "warning", "taken as 0; difficult and truncated are 0 or 1"),
+    "object-difficult": Rule("F", "note", "data.difficult says if it is learnt from; VOC's AP ignores it"),
     "image-crowd-only": Rule("F", "note", "left out in training, kept in evaluation"),
     "image-without-instances": Rule("F", "note", "left out in training, kept in evaluation"),
     "class-not-in-train": Rule("F", "error", "never trained, it scores 0: add it there or remove it here"),

@@ -24,7 +24,7 @@ from groundup.data.entries import Category
 from groundup.errors import DataError
 from groundup.records import digest_of, storage_error, sync_folder, write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the arrays or the rules change, so that no old table is taken for a new one."""
 BESIDE = ".groundup"
 CACHE_VARIABLE = "GROUNDUP_CACHE"

@@ -8,7 +8,9 @@ A name joins list, xml and photograph. Source: VOC2012 development kit, section 
 kit" and `VOCreadxml.m`; annotation guidelines for what difficult, truncated and occluded mean.
 """
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from groundup.config import Options, one_line
 from groundup.data.formats import Conversion, Draft, finite_number, image_size
 from groundup.data.images import SUFFIXES, Size
 from groundup.errors import DataError
+from groundup.records import digest_of
 
 ANNOTATIONS = "Annotations"
 IMAGES = "JPEGImages"
@@ -43,7 +46,8 @@ class VocOptions(Options):
     difficult: Literal["ignore", "keep"] = "ignore"
     """Objects marked difficult: `ignore` makes them crowds (iscrowd=1), the one mark by which COCO's
     evaluation neither asks for an object nor counts its detection as wrong, as VOC's evaluation does; they
-    are not learnt from. `keep` makes them objects like any other. The field stays either way."""
+    are not learnt from unless data.difficult says so. `keep` makes them objects like any other. The field
+    stays either way, and VOC's own AP reads it."""
     classes: tuple[str, ...] | None = None
     """Names in the order of the category ids 1, 2, ...; None takes all names in the folder's annotations,
     sorted, so that every split gets the same ids."""
@@ -61,31 +65,87 @@ class Tree:
         return text_of(self.root, place)
 
 
-def convert_voc(root: Path, split: str | None, options: VocOptions) -> Conversion:
-    """The folder's boxes as a COCO document, with every problem on the way.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One folder's list: a year of VOC, say."""
 
-    Args:
-        root: folder that holds `Annotations` and `JPEGImages`.
-        split: name of a list in `ImageSets/Main`; None takes every annotation, by name.
-        options: how the xml is read.
+    root: Path
+    """Folder that holds `Annotations` and `JPEGImages`."""
+    split: str | None
+    """Name of a list in `ImageSets/Main`; None takes every annotation, by name."""
+
+
+def convert_voc(root: Path, split: str | None, options: VocOptions) -> Conversion:
+    """One folder's boxes as a COCO document; see `convert_parts`."""
+    return convert_parts([Part(root, split)], options)
+
+
+def convert_parts(parts: Sequence[Part], options: VocOptions) -> Conversion:
+    """The boxes of one folder or several as one COCO document, with every problem on the way.
+
+    Image ids count through all parts in their order, so that no two years share one. File names are relative
+    to the part's `JPEGImages`, or to the folder that the `JPEGImages` of several parts have in common.
 
     Raises:
-        DataError: a folder or the list is missing, or a split is empty.
+        DataError: a folder or list is missing, or a split is empty.
     """
-    for folder in (root / ANNOTATIONS, root / IMAGES):
+    draft = Draft()
+    trees = [read_part(draft, part) for part in parts]
+    if options.classes is not None:
+        draft.names = list(options.classes)
+    else:
+        names = [all_names(part.root, found) for part, found in zip(parts, trees, strict=True)]
+        draft.names = sorted({name for one in names for name in one})
+    folders = [part.root / IMAGES for part in parts]
+    images = folders[0]
+    if len(set(folders)) > 1:
+        images = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    seen: dict[str, list[Path]] = {}
+    for part, found in zip(parts, trees, strict=True):
+        photographs = photographs_of(part.root)
+        for stem, tree in found.items():
+            candidates = photographs.get(stem, [])
+            if not is_converted(draft, seen, tree, candidates):
+                add_photograph(draft, part.root, images, tree, candidates, options)
+    described = parts[0].split or "all annotations"
+    if len(parts) > 1:
+        described = " + ".join(f"{part.root.name} {part.split or 'all annotations'}" for part in parts)
+    description = f"Pascal VOC, {described}; voc_offset={options.voc_offset}"
+    return draft.finish(images, f"{description}, difficult={options.difficult}")
+
+
+def read_part(draft: Draft, part: Part) -> dict[str, Tree]:
+    """The annotations of one part that can be parsed, by name.
+
+    Raises:
+        DataError: a folder or the list is missing, or the split is empty.
+    """
+    for folder in (part.root / ANNOTATIONS, part.root / IMAGES):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; a Pascal VOC data set has {ANNOTATIONS} and {IMAGES}")
-    draft = Draft()
-    stems = read_list(draft, root, split) if split is not None else all_stems(root)
+    stems = read_list(draft, part.root, part.split) if part.split is not None else all_stems(part.root)
     if not stems:
-        raise DataError(f"{root}: no annotations in {'the list ' + split if split else ANNOTATIONS}")
-    trees = read_trees(draft, root, stems)
-    draft.names = list(options.classes) if options.classes is not None else all_names(root, trees)
-    photographs = photographs_of(root)
-    for stem, tree in trees.items():
-        add_photograph(draft, root, tree, photographs.get(stem, []), options)
-    description = f"Pascal VOC, {split or 'all annotations'}; voc_offset={options.voc_offset}"
-    return draft.finish(root / IMAGES, f"{description}, difficult={options.difficult}")
+        where = f"the list {part.split}" if part.split else ANNOTATIONS
+        raise DataError(f"{part.root}: no annotations in {where}")
+    return read_trees(draft, part.root, stems)
+
+
+def is_converted(draft: Draft, seen: dict[str, list[Path]], tree: Tree, candidates: list[str]) -> bool:
+    """Whether an earlier part has the annotation, or the same photograph under its name, which is noted.
+
+    Years of VOC from 2008 on contain those before them; other sets may number their photographs alike.
+    """
+    known = seen.setdefault(tree.path.stem, [])
+    if tree.path in known:
+        draft.note("list-twice", tree.path)
+        return True
+    for path in (tree.path.parents[1] / IMAGES / name for name in candidates):
+        for other in (one.parents[1] / IMAGES / path.name for one in known):
+            if other.is_file() and digest_of(path) == digest_of(other):
+                draft.note("image-in-two-parts", path, "", f"the bytes of {other}")
+                return True
+    known.append(tree.path)
+    return False
 
 
 def all_stems(root: Path) -> list[str]:
@@ -197,15 +257,19 @@ def photographs_of(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def add_photograph(draft: Draft, root: Path, tree: Tree, candidates: list[str], options: VocOptions) -> None:
-    """Append the photograph and its objects, or say why not."""
+def add_photograph(
+    draft: Draft, root: Path, images: Path, tree: Tree, candidates: list[str], options: VocOptions
+) -> None:
+    """Append the photograph and its objects, or say why not; names are relative to the folder `images`."""
     file_name = file_name_of(draft, root, tree, candidates)
     if file_name is None:
         return
     size = image_size(draft, root / IMAGES / file_name, stated_size(draft, tree))
     if size is None:
         return
-    draft.add_image(file_name, size)
+    folder = root / IMAGES
+    prefix = Path() if folder == images else folder.absolute().relative_to(images)
+    draft.add_image((prefix / file_name).as_posix(), size)
     if tree.text("segmented") == "1":
         draft.note("masks-left-out", tree.path, "segmented", 1)
     for number, thing in enumerate(tree.root.findall("object")):

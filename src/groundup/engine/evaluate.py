@@ -23,7 +23,8 @@ from groundup.metrics.coco_ap import STANDARD_LIMIT, CocoAP, coco_ap, lacks_trut
 from groundup.metrics.match_table import build_match_table, write_table
 from groundup.metrics.results import FIELD, PIXEL_CENTRE, Document, Kind, Result, write_results
 from groundup.metrics.rle import encode_crop
-from groundup.metrics.tables import NAMES, ap_lines
+from groundup.metrics.tables import NAMES, ap_lines, voc_lines
+from groundup.metrics.voc_ap import VocAP, VocMetric, voc_ap
 from groundup.ops.masks import MASK_THRESHOLD, PasteKind, paste_crops
 from groundup.records import write_json
 from groundup.structures import Batch, BatchView, Detections
@@ -47,6 +48,9 @@ class EvaluationOptions(Options):
     """The same for keypoints."""
     kinds: tuple[Kind, ...] | None = None
     """What to score; None: all that the model gives and the annotations hold."""
+    voc: VocMetric | None = None
+    """Score boxes by Pascal VOC's rules too: `voc2007` means 11 recalls, `voc2012` the area under the curve
+    (VOC 2010 and later). Values are voc/AP50, voc/AP75 and voc/AP, the mean over COCO's thresholds."""
     paste: PasteKind = "aligned"
     """How mask probabilities become pixels; see `ops.masks.PasteKind`."""
     tta: TTAOptions | None = None
@@ -105,17 +109,21 @@ class Evaluation:
     """Where predictions and metrics.json were written; None: nowhere."""
     notes: tuple[str, ...] = ()
     """What a reader must know beside the notes of each record."""
+    voc: VocAP | None = None
+    """Boxes by Pascal VOC's rules; None where they were not asked for."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The defined values under flat names for a log: box/AP, mask/AP50, keypoints/AR@20."""
-        return {
+        """The defined values under flat names for a log: box/AP, mask/AP50, keypoints/AR@20, voc/AP50."""
+        named = {
             f"{NAMES[one.kind]}/{name}": value for one in self.values for name, value in one.values().items()
         }
+        return named | ({} if self.voc is None else {f"voc/{k}": v for k, v in self.voc.values().items()})
 
     def lines(self) -> list[str]:
         """Tables for reading."""
-        return [*ap_lines(self.values), *(f"note: {note}" for note in self.notes)]
+        voc = [] if self.voc is None else ["", *voc_lines(self.voc)]
+        return [*ap_lines(self.values), *voc, *(f"note: {note}" for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
         """The scores as JSON values; undefined values are null."""
@@ -124,6 +132,7 @@ class Evaluation:
             "seconds": self.seconds,
             "notes": list(self.notes),
             **{NAMES[one.kind]: one.to_json() for one in self.values},
+            **({} if self.voc is None else {"voc": self.voc.to_json()}),
         }
 
 
@@ -189,6 +198,9 @@ def evaluate_results(
         raise DataError(f"{source}: no {', '.join(FIELD[kind] for kind in absent)} to score; found "
                         f"{', '.join(FIELD[kind] for kind in results) or 'nothing'}")  # fmt: skip
     values, notes = [], []
+    voc = None
+    if options.voc is not None and "bbox" in results and lacks_truth(document, "bbox") is None:
+        voc = voc_ap(document, results["bbox"], options.voc, source=source)
     for kind in options.kinds or results:
         lack = lacks_truth(document, kind)
         if lack is not None and options.kinds is None:
@@ -202,7 +214,11 @@ def evaluate_results(
         for kind, found in results.items():
             write_results(folder / f"predictions.{kind}.json", found)
     evaluation = Evaluation(
-        values=tuple(values), seconds=time.monotonic() - start, folder=folder, notes=tuple(notes)
+        values=tuple(values),
+        seconds=time.monotonic() - start,
+        folder=folder,
+        notes=tuple(notes),
+        voc=voc,
     )
     if folder is not None:
         write_json(folder / "metrics.json", evaluation.to_json())

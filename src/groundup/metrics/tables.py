@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from groundup.metrics.coco_ap import CocoAP
 from groundup.metrics.results import Kind
+from groundup.metrics.voc_ap import VocAP
 
 NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask", "keypoints": "keypoints"}
 """What the kinds are called in tables and in the names of logged values."""
@@ -31,6 +32,23 @@ def ap_lines(values: Sequence[CocoAP]) -> list[str]:
     return [*lines, "", *notes] if notes else lines
 
 
+def voc_lines(value: VocAP) -> list[str]:
+    """Pascal VOC's values: one row over all classes, then one a class, then the notes."""
+    named = value.values()
+    rows = [["", "objects", "difficult", "AP50", "AP75"]]
+    counts = [str(value.num_instances), str(value.num_difficult)]
+    rows.append([value.metric, *counts, *(percent(named.get(name)) for name in ("AP50", "AP75"))])
+    for one in value.categories:
+        found = [percent(one.AP.get(threshold)) for threshold in ("0.50", "0.75")]
+        rows.append([short_name(one.name), str(one.num_instances), str(one.num_difficult), *found])
+    return [*align(rows), *(f"note: {value.metric}: {note}" for note in value.notes)]
+
+
+def short_name(name: str) -> str:
+    """A category's name, cut where it would widen the table."""
+    return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 3] + "..."
+
+
 def category_rows(values: Sequence[CocoAP]) -> list[list[str]]:
     """The table by category: AP and AP50 of each kind beside one another."""
     kinds = [NAMES[one.kind] for one in values]
@@ -39,8 +57,7 @@ def category_rows(values: Sequence[CocoAP]) -> list[list[str]]:
     tables = [{c.id: c for c in one.categories} for one in values]
     rows = [head]
     for key, (name, count) in names.items():
-        shown = name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 3] + "..."
-        cells = [shown, str(count)]
+        cells = [short_name(name), str(count)]
         for table in tables:
             category = table.get(key)
             cells += [UNDEFINED] * 2 if category is None else [percent(category.AP), percent(category.AP50)]

@@ -274,6 +274,7 @@ def data_of_trials(recipe: "Recipe", search: SearchOptions, folder: Path) -> Tri
             "data.train": {"annotations": str(files[0]), "images": str(splits.train.images)},
             "data.val": {"annotations": str(files[1]), "images": str(splits.train.images)},
             "data.fraction": 1.0,
+            "data.images": None,
             # The whole set was held to its limit; what is unusable in it may all fall to one part.
             "data.max_dropped_ratio": 1.0,
         },
@@ -292,7 +293,7 @@ def divide(train: "Index", search: SearchOptions) -> tuple[list[int], list[int]]
     Raises:
         UsageError: one of the two would have no objects.
     """
-    from groundup.data.coco import subset_rows
+    from groundup.data.subset import subset_rows
 
     held = subset_rows(train, search.holdout, search.holdout_seed).tolist()
     kept = sorted(set(range(train.num_images)) - set(held))
@@ -320,7 +321,7 @@ def write_trial_data(study: Study, folder: Path) -> None:
     search = study.search
     if search is None or search.judged_on == "validation":
         return
-    from groundup.data.coco import write_subset
+    from groundup.data.subset import write_subset
     from groundup.run import open_splits
 
     base = study_directory(folder)

@@ -14,7 +14,7 @@ LENGTH_PATHS = ("training.schedule.units", "training.schedule.images")
 """Options that say how long a run is."""
 UNSEARCHABLE = ("start", "data", "seed", "name", *LENGTH_PATHS)
 """Options, and sections of them, that are the arms', the judge's or the budget's."""
-METRIC = re.compile(r"(box|mask|keypoints)/A[PR]\S*")
+METRIC = re.compile(r"(box|mask|keypoints|voc)/A[PR]\S*")
 """Metrics of which more is better. Source: groundup.engine.evaluate, names of a log."""
 
 
