@@ -4,6 +4,7 @@ A run is a folder. `train_run` carries a recipe out in it, or goes on where it w
 `load_detector` opens what came of it.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from groundup.config import Options, plain, vary
+from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import (
     MAX_DROPPED_RATIO,
     Category,
@@ -24,10 +25,12 @@ from groundup.data.coco import (
 from groundup.data.images import ImagePolicy
 from groundup.data.keypoints import keypoints_of, with_keypoints
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
+from groundup.data.overlap import Overlap, refuse_shared
 from groundup.data.regimes import share_of
 from groundup.data.subset import subset_rows
 from groundup.data.transforms import TransformOptions
 from groundup.data.views import Look, evaluation_views, plan_looks
+from groundup.engine.checkpoint import load_weights
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, Shown, evaluate
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
@@ -37,6 +40,7 @@ from groundup.metrics.tables import TRAINING
 from groundup.models.load_report import LoadReport
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
 from groundup.models.start import StartOptions, check_start, load_start
+from groundup.records import read_json
 from groundup.run_folder import (
     LOAD_REPORT,
     RECIPE,
@@ -118,6 +122,8 @@ class DataOptions(Options):
     min_keypoints: int = Field(default=0, ge=0)
     """Training images with fewer labelled keypoints, all their instances together, are left out before a
     share is drawn; 0 keeps all. Detectron trains a keypoint head on images with at least one."""
+    overlap: Overlap = "refuse"
+    """What is done where both splits hold the same photograph, byte for byte: `refuse`, or `accept`."""
     policy: ImagePolicy = ImagePolicy()
     """How photographs are read."""
 
@@ -253,6 +259,7 @@ def identity(recipe: Recipe, splits: Splits, weights_digest: str | None) -> dict
     values["data"]["val"] = splits.val.digest
     values["start"]["weights"] = weights_digest
     values["training"].pop("evaluate_every", None)
+    values["data"].pop("overlap")
     return values
 
 
@@ -280,6 +287,8 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
     refuse_other_run(folder, identity(recipe, splits, report.digest))
+    if recipe.data.overlap == "refuse":
+        refuse_shared(splits.train, splits.val)
     names = [category.name for category in splits.train.categories]
     without = int((splits.train.num_usable == 0).sum())
     yield f"run        {folder} ({run_state(folder)})"
@@ -312,9 +321,12 @@ def train_run(
     options = with_time_limit(recipe.training, time_limit)
     splits = open_splits(recipe)
     check_schedule(options.schedule, splits.train.num_images)
+    state = run_state(folder)
+    if state == "missing" and recipe.data.overlap == "refuse":
+        refuse_shared(splits.train, splits.val)
     model = build_model(recipe, splits.train.categories)
     report = load_start(model, recipe.start)
-    return carry_out(
+    result = carry_out(
         model,
         folder,
         beginning_of(recipe, splits, report),
@@ -324,6 +336,28 @@ def train_run(
         seed=recipe.seed,
         quiet=quiet,
     )
+    return judged_anew(recipe, splits, folder, model, result) if state == "done" else result
+
+
+def judged_anew(
+    recipe: Recipe, splits: Splits, folder: Path, model: RCNN, result: dict[str, Any]
+) -> dict[str, Any]:
+    """The result of a finished run; where it was judged by other options, with metrics by these.
+
+    Its own result and evaluation stay as they are. Says on stderr what differs.
+    """
+    evaluation = plain(recipe.evaluation)
+    changed = differences([read_json(folder / RECIPE).get("evaluation", {}), evaluation])
+    changed.pop("batch_size", None)
+    if not changed:
+        return result
+    where = folder / "evaluations" / f"newest_{fingerprint(evaluation)}"
+    shown = "; ".join(f"evaluation.{name}: {old!r} then, {new!r} now" for name, (old, new) in changed.items())
+    print(f"{folder} was finished and judged by other options ({shown}); judging it anew", file=sys.stderr)
+    model.load_state_dict(load_weights(folder))
+    model.to(default_device())
+    found = evaluate_detector(model, recipe, splits.val, where, categories=splits.train.categories)
+    return {**result, "metrics": dict(found.metrics), "evaluation": str(where)}
 
 
 def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginning:

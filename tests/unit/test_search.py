@@ -362,3 +362,43 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UsageError, match=r"pip install groundup\[search\]"):
         import_optuna()
+
+
+LR = "training.schedule.lr"
+ALONE = {"slow": {LR: 0.001}, "fast": {LR: 0.002}, "fast, own": {LR: 0.002}}
+
+
+def test_an_arm_may_be_searched_alone_beside_one_that_carries_over(world, tmp_path):
+    options = {**GRID, "space": {"training.schedule.drop_factor": [0.1, 0.02]}, "also": ["fast, own"]}
+    study = small_study(world, arms=ALONE, search=options)
+    plan = begun(study, tmp_path)
+    assert [search.arm for search in plan.searches] == ["slow", "fast, own"]
+    assert [len(search.trials) for search in plan.searches] == [2, 2]
+    for search, best in zip(plan.searches, (0, 1), strict=True):
+        for number, trial in enumerate(search.trials):
+            settle(tmp_path, trial.key, 0.5 if number == best else 0.25)
+    assert conclude_search(tmp_path)
+    closed = build_plan(study, tmp_path)
+    won = {run.arm: run.recipe["training"]["schedule"]["drop_factor"] for run in closed.runs}
+    assert won == {"slow": 0.1, "fast": 0.1, "fast, own": 0.02}
+    assert [search.arm for search in read_searches(tmp_path)] == ["slow", "fast, own"]
+    carried, alone = search_notes(study)
+    assert "carried over to fast, which" in carried
+    assert alone.startswith("fast, own had a search alone, under the same budget")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"also": ["nobody"]}, "search.also: 'nobody' is no arm"),
+        ({"also": ["slow"]}, "different arms besides 'slow'"),
+        ({"also": ["fast"], "protocol": "each_arm", "arm": None}, "each_arm has all"),
+    ],
+)
+def test_searches_alone_that_cannot_be_are_refused(world, changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_study(world, search={**GRID, **changes})
+
+
+def test_a_search_without_further_arms_is_named_as_before_there_were_any():
+    assert "also" not in SearchOptions.model_validate(GRID).model_dump()

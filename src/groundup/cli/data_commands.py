@@ -1,4 +1,4 @@
-"""Commands about data sets: check, stats, index, subset, convert, world."""
+"""Commands about data sets: check, stats, index, subset, convert, coco, world."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -201,6 +201,24 @@ def convert(
         f"{out}: {len(document['images'])} images, {len(document['annotations'])} annotations; "
         f"images={conversion.images}; {sum(conversion.counts.values())} notes, warnings and errors"
     )
+
+
+@app.command()
+def coco(
+    folder: Annotated[Path, typer.Argument(help="Folder with annotations/, train2017/ and val2017/.")],
+    digests: Annotated[bool, typer.Option(help="Compare archives that lie there byte by byte.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare a download of COCO 2017 with the official release; leave with status 3 if something lacks."""
+    from groundup.data.coco_release import examine_release
+
+    release = examine_release(folder, digests=digests)
+    if as_json:
+        print_json(release.to_json())
+    else:
+        print_lines(release.lines())
+    if release.exit_code:
+        raise typer.Exit(release.exit_code)
 
 
 @app.command()

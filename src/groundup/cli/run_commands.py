@@ -65,6 +65,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME-FINGERPRINT.")
     ] = None,
+    coco: Annotated[
+        Path | None, typer.Option("--coco", help="Learn from COCO 2017 in this folder (see `data coco`).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     time_limit: TimeLimit = None,
     quiet: Quiet = False,
@@ -74,7 +77,8 @@ def train(
     from groundup.recipes import resolve_recipe
     from groundup.run import Recipe, plan_lines, run_folder, train_run
 
-    resolved = resolve_recipe(recipe, overrides or [])
+    assigned = [] if coco is None else data_of_coco(recipe, coco)
+    resolved = resolve_recipe(recipe, [*assigned, *(overrides or [])])
     folder = out or run_folder(resolved)
     if isinstance(resolved, Recipe):
         plan, carry_out = partial(plan_lines, resolved, folder), partial(train_run, resolved, folder)
@@ -85,6 +89,15 @@ def train(
         print_lines(plan())
     else:
         print_json({"run": str(folder), **carry_out(time_limit=time_limit, quiet=quiet)})
+
+
+def data_of_coco(recipe: str, folder: Path) -> list[str]:
+    """The assignments that give a recipe COCO in the folder: persons where it finds keypoints."""
+    from groundup.data.coco_release import coco_assignments
+    from groundup.recipes import resolve_recipe
+
+    model = resolve_recipe(recipe, []).model
+    return coco_assignments(folder, keypoints=getattr(model, "keypoint_head", None) is not None)
 
 
 def evaluate(

@@ -143,6 +143,8 @@ def axis_text(path: str, value: Any) -> str:
         return f"{value:g}x schedule"
     if path.endswith("fraction") and is_number(value):
         return "all data" if value == 1 else f"{100 * value:.3g} % of data"
+    if path.endswith("data.images"):
+        return "all data" if value is None else f"{count_text(value)} training images"
     if path.endswith("fraction_seed"):
         return f"draw {value_text(value)}"
     return f"{path.rsplit('.', 1)[-1]} = {value_text(value)}"

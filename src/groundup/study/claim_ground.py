@@ -9,14 +9,14 @@ from groundup.metrics.results import Kind
 from groundup.study.claims import Requirement, subtracted
 from groundup.study.points import (
     DRAW,
-    FRACTION,
     Point,
     base_place,
     done_runs,
-    has_fractions,
     lengths_beside,
     name_of,
     runs_at,
+    size_axis,
+    sizes_of,
     starts_from_nothing,
 )
 from groundup.study.results import RunResult, StudyResults
@@ -153,8 +153,9 @@ def survey(results: StudyResults, samples: Samples, kind: Kind) -> Ground | None
         p for p in lengths_beside(results, scratch, place.candidate) if runs_at(results, pretrained, p)
     ]
     smallest = None
-    if has_fractions(results):
-        smallest = {**place.candidate, FRACTION: min(results.study.axes[FRACTION])}
+    axis = size_axis(results)
+    if axis is not None:
+        smallest = {**place.candidate, axis: sizes_of(results, axis)[0]}
     return Ground(
         results=results,
         samples=samples,

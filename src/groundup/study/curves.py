@@ -15,11 +15,9 @@ from groundup.metrics.tables import NAMES, TRAINING
 from groundup.study.crossover import Crossover, Curve, find_crossover
 from groundup.study.data_size import DataWorth, value_in_data
 from groundup.study.points import (
-    FRACTION,
     Place,
     Point,
     done_runs,
-    has_fractions,
     length_at,
     length_axis,
     lengths_beside,
@@ -27,6 +25,8 @@ from groundup.study.points import (
     points_of,
     pretraining_images,
     runs_at,
+    size_axis,
+    sizes_of,
 )
 from groundup.study.results import CurvePoint, RunResult, StudyResults
 from groundup.study.samples import POINTS, UNDEFINED, Samples, mean_with_interval
@@ -262,19 +262,20 @@ def data_size_row(
     results: StudyResults, samples: Samples, place: Place, kind: Kind, notes: list[str]
 ) -> Row | None:
     """AP over the size of the training set at the longest schedule, and what the start is worth in data."""
-    if not has_fractions(results):
+    axis = size_axis(results)
+    if axis is None:
         return None
     question = results.question
     arms = (question.candidate, question.reference)
     by_size: dict[int, dict[str, EndpointSample]] = {}
-    for share in sorted(results.study.axes[FRACTION]):
-        point = {**place.reference, FRACTION: share}
+    for share in sizes_of(results, axis):
+        point = {**place.reference, axis: share}
         size, ends = ends_at(results, samples, arms, point, kind)
         if len(ends) == len(arms) and size:
             by_size[size] = ends
         else:
             lacking = " and ".join(arm for arm in arms if arm not in ends)
-            notes.append(f"data size: {lacking} not done at fraction {share}, left out")
+            notes.append(f"data size: {lacking} not done at {axis.rpartition('.')[2]} {share}, left out")
     if len(by_size) < 2:
         return None
     sizes = sorted(by_size)

@@ -218,13 +218,16 @@ def arm_differences(study: Study, base: Path, winners: Winners | None = None) ->
 def refuse_equal_arms(study: Study, recipes: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse two arms that are one, unless the study says that it is an A/A study.
 
+    An arm that is searched by itself besides has options of its own, though it begins as another.
+
     Raises:
         UsageError: naming them.
     """
     if study.allow_equal_arms:
         return
+    searched_alone = set(() if study.search is None else study.search.also)
     for (first, one), (second, other) in itertools.combinations(recipes.items(), 2):
-        if one == other:
+        if one == other and not {first, second} & searched_alone:
             raise UsageError(
                 f"arms.{first} and arms.{second} are the same recipe; let them differ, "
                 "or set allow_equal_arms: true for an A/A study"

@@ -4,6 +4,7 @@ Runs of one arm and point that differ in their seed, or in the draw of their sha
 repetitions of one another.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ LENGTHS = ("training.schedule.units", "training.schedule.images")
 """Axes that say how long a run is."""
 FRACTION = "data.fraction"
 """Axis of the share of the training set."""
+IMAGES = "data.images"
+"""The same as a number of images; None is all."""
+SIZES = (FRACTION, IMAGES)
 DRAW = "data.fraction_seed"
 """Axis of the draw of that share: its values are repetitions, as seeds are."""
 
@@ -44,7 +48,7 @@ def points_of(results: StudyResults) -> list[Point]:
 def runs_at(results: StudyResults, arm: str, point: Point) -> tuple[RunResult, ...]:
     """The repetitions of an arm at a pooled point; of all the data there is one draw, so one run a seed."""
     runs = [run for run in results.runs if run.arm == arm and pooled(run.point) == point]
-    if runs and runs[0].point.get(FRACTION, 1.0) >= 1:
+    if runs and size_rank(runs[0].point) == ALL:
         runs = list({run.seed: run for run in reversed(runs)}.values())[::-1]
     return tuple(runs)
 
@@ -64,9 +68,24 @@ def length_axis(results: StudyResults) -> str | None:
     return next((path for path in LENGTHS if len(results.study.axes.get(path, [])) > 1), None)
 
 
-def has_fractions(results: StudyResults) -> bool:
-    """Whether the study trains on several shares of the data."""
-    return len(results.study.axes.get(FRACTION, [])) > 1
+def size_axis(results: StudyResults) -> str | None:
+    """The axis of the training set's size, if the study has one with several values."""
+    return next((path for path in SIZES if len(results.study.axes.get(path, [])) > 1), None)
+
+
+ALL = (1.0, math.inf)
+"""Where points of the whole training set stand in the order of `size_rank`."""
+
+
+def size_rank(point: Point) -> tuple[float, float]:
+    """Where a point's share or number of training images stands: smaller parts first, all last."""
+    share, images = point.get(FRACTION), point.get(IMAGES)
+    return (1.0 if share is None else share, math.inf if images is None else images)
+
+
+def sizes_of(results: StudyResults, axis: str) -> list[Any]:
+    """The values of the axis of sizes, smallest first."""
+    return sorted(results.study.axes[axis], key=lambda value: size_rank({axis: value}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +108,12 @@ def base_place(results: StudyResults) -> Place:
     if not points:
         return Place(candidate={}, reference={}, missing="nothing is planned yet")
     first = {path: values[0] for path, values in results.study.axes.items()}
-    others = [path for path in points[0] if path not in (*LENGTHS, FRACTION)]
+    others = [path for path in points[0] if path not in (*LENGTHS, *SIZES)]
     eligible = [p for p in points if all(p[path] == first.get(path, p[path]) for path in others)] or points
     candidate, reference = results.question.candidate, results.question.reference
 
-    def rank(point: Point) -> tuple[float, int]:
-        share = point.get(FRACTION, 1.0)
-        return share, min(length_at(results, arm, point) for arm in (candidate, reference))
+    def rank(point: Point) -> tuple[tuple[float, float], int]:
+        return size_rank(point), min(length_at(results, arm, point) for arm in (candidate, reference))
 
     best = max(eligible, key=rank)
     fixed = [f"{path} = {best[path]!r}" for path in others if len(results.study.axes.get(path, [])) > 1]

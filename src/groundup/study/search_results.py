@@ -12,7 +12,7 @@ from groundup.config import did_you_mean, fingerprint, plain
 from groundup.errors import CheckpointError, DivergedError, UsageError
 from groundup.records import Log, read_json, write_json
 from groundup.study.results import FAILURE, LOG, PLAN, RESULT, state_of
-from groundup.study.search_options import SearchOptions
+from groundup.study.search_options import SearchOptions, winning_arm
 from groundup.study.study import SEARCH, Study, load_study
 
 WINNERS = "search.json"
@@ -82,7 +82,7 @@ class Winners:
     def values_for(self, arm: str, point: Mapping[str, Any]) -> dict[str, Any]:
         """What an arm's runs at a point of the axes are trained with."""
         place = {path: point[path] for path in self.search.repeat_for}
-        return dict(self.values[search_identity(self.search.arm or arm, place)])
+        return dict(self.values[search_identity(winning_arm(self.search, arm), place)])
 
 
 def search_identity(arm: str, place: Mapping[str, Any]) -> str:
@@ -287,19 +287,26 @@ def search_notes(study: Study) -> list[str]:
             "searched arms look better there than they are"
         )
     if search.arm is not None:
-        others = ", ".join(arm for arm in study.arms if arm != search.arm)
-        notes.append(
-            f"options were searched on {search.arm} alone and carried over to {others}, which they may "
-            "suit less"
-        )
+        others = ", ".join(arm for arm in study.arms if winning_arm(search, arm) != arm)
+        alone = f"{search.arm} alone" if not search.also else search.arm
+        if others:
+            notes.append(
+                f"options were searched on {alone} and carried over to {others}, which they may suit less"
+            )
+        if search.also:
+            notes.append(
+                f"{', '.join(search.also)} had a search alone, under the same budget, which the arms that "
+                "carry over had not"
+            )
     return notes
 
 
 def protocol_lines(search: SearchOptions) -> Iterator[str]:
     """Where, over what and how long is searched, for reading."""
-    where = (
-        "each arm by itself, the same budget" if search.arm is None else f"{search.arm}, carried over to all"
-    )
+    where = "each arm by itself, the same budget"
+    if search.arm is not None:
+        rest = "all" if not search.also else f"all but {', '.join(search.also)}, searched alone besides"
+        where = f"{search.arm}, carried over to {rest}"
     length = f"{search.units:g} units" if search.units is not None else f"{search.images:,} images"
     judge = (
         f"{100 * search.holdout:.3g} % of the training photographs, held out of the trials"

@@ -72,6 +72,8 @@ def share_trunks(schedules: Sequence[ScheduleOptions], num_images: int) -> list[
 def trunk_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """All of a plain recipe that its weights hang on but the schedule: runs equal in it can share a trunk."""
     kept = {name: value for name, value in recipe.items() if name not in WITHOUT_EFFECT}
+    # Whether splits may share photographs is asked before a run, and changes none.
+    kept["data"] = {name: value for name, value in recipe["data"].items() if name != "overlap"}
     training = {
         name: value
         for name, value in recipe["training"].items()

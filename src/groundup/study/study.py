@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from groundup.config import Options, did_you_mean, differences, fingerprint, plain, read_tree, read_yaml
+from groundup.data.regimes import share_of
 from groundup.errors import UsageError
 from groundup.records import read_json, write_json
 from groundup.study.compare import Question, register_question
@@ -134,6 +135,15 @@ class Study(Options):
         if isinstance(question, Question) and "num_seeds" not in question.model_fields_set:
             return {**values, "question": question.model_copy(update=count)}
         return values
+
+    @field_validator("axes")
+    @classmethod
+    def _take_regimes(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The paper's data regimes may stand by name; they are kept as the shares they mean."""
+        return {
+            path: [share_of(value) for value in values] if path == "data.fraction" else values
+            for path, values in axes.items()
+        }
 
     @field_validator("name")
     @classmethod
