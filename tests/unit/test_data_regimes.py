@@ -16,7 +16,6 @@ from groundup.recipes import mask_rcnn_r50_fpn_gn, mask_rcnn_r50_fpn_gn_35k, tin
 from groundup.run import DataOptions, open_splits, plan_lines
 from groundup.study.plan import build_plan
 from groundup.study.points import size_rank
-from groundup.study.study import read_study
 from small_study import small_study, small_world
 
 
@@ -96,10 +95,3 @@ def test_a_photograph_in_both_splits_is_refused_unless_accepted(world, tmp_path)
     with pytest.raises(DataError, match=r"1 of \d+ validation photographs are training photographs too"):
         list(plan_lines(recipe(world, *mixed), tmp_path / "run"))
     assert list(plan_lines(recipe(world, *mixed, "data.overlap=accept"), tmp_path / "run"))
-
-
-def test_the_study_of_little_data_reads_as_the_paper_puts_it():
-    study = read_study(Path(__file__).parents[2] / "studies" / "low_data.yaml")
-    assert study.search is not None
-    assert (study.search.arm, study.search.also) == ("pre-trained", ["scratch, own search"])
-    assert study.arms["scratch"] == study.arms["scratch, own search"]

@@ -109,7 +109,7 @@ def test_searches_are_the_papers_protocols(plans):
     carried, own = plans["figure8"], plans["figure8_own"]
     assert [search.arm for search in carried.searches] == ["pre-trained"] * 2
     assert [search.num_train + search.num_val for search in carried.searches] == [1_000, 3_500]
-    assert [search.arm for search in own.searches] == ["scratch", "pre-trained"]
+    assert [search.arm for search in own.searches] == ["pre-trained", "scratch, own search"]
 
 
 def test_arms_differ_in_their_start_alone(tmp_path):

@@ -34,9 +34,9 @@ class Counted:
     """Photographs of the whole training set."""
     num_val: int
 
-    def opened(self, fraction: float, holdout: float | None = None) -> OpenedData:
-        """A share of the data, as if it had been opened; with `holdout`, what a search's trials see of it."""
-        train, val = max(1, round(fraction * self.num_train)), self.num_val
+    def opened(self, fraction: float, holdout: float | None = None, images: int | None = None) -> OpenedData:
+        """A share or number of the data as if opened; with `holdout`, what a search's trials see of it."""
+        train, val = images or max(1, round(fraction * self.num_train)), self.num_val
         if holdout is not None:
             val = max(1, round(holdout * train))
             train -= val

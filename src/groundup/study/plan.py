@@ -144,7 +144,7 @@ def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
 
 def count_all(runs: Sequence[StudyRun], counted: Counted) -> list[OpenedData]:
     """The data of every run as they are told by number."""
-    return [counted.opened(run.recipe.data.fraction) for run in runs]
+    return [counted.opened(run.recipe.data.fraction, images=run.recipe.data.images) for run in runs]
 
 
 def refuse_unpaired(runs: Sequence[StudyRun], opened: Sequence[OpenedData]) -> None:

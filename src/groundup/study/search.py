@@ -284,7 +284,8 @@ def data_of_trials(recipe: "Recipe", search: SearchOptions, folder: Path) -> Tri
 def counted_trials(recipe: "Recipe", search: SearchOptions, counted: Counted) -> TrialData:
     """The same where data are told by number."""
     holdout = None if search.judged_on == "validation" else search.holdout
-    return TrialData(opened=counted.opened(recipe.data.fraction, holdout), changes={"data.fraction": 1.0})
+    opened = counted.opened(recipe.data.fraction, holdout, recipe.data.images)
+    return TrialData(opened=opened, changes={"data.fraction": 1.0, "data.images": None})
 
 
 def divide(train: "Index", search: SearchOptions) -> tuple[list[int], list[int]]:
