@@ -101,16 +101,14 @@ def figure8(sources: Sources) -> Study:
 
 
 def figure8_own(sources: Sources) -> Study:
-    """1k photographs: options of the pre-trained arm's search in both, and one extra search for scratch only."""
+    """1k photographs: the pre-trained arm's search for both, and one extra search for scratch only."""
     search = SearchOptions(protocol="carry_over", arm=PRETRAINED, also=[OWN_SEARCH], **budget())
     study = searched("figure8_own", sources, search)
     return study.model_copy(
         update={
             "set": {**study.set, FRACTION: 1_000 / NUM_TRAIN},
             "published": publication(
-                of_arm(
-                    SCRATCH, {"box/AP": 3.5}, "section 5.2, by the pre-trained arm's search", tolerance=None
-                ),
+                of_arm(SCRATCH, {"box/AP": 3.5}, "section 5.2, by the other arm's search", tolerance=None),
                 of_arm(OWN_SEARCH, {"box/AP": 5.4}, "section 5.2, after one of its own", tolerance=None),
                 of_arm(PRETRAINED, {"box/AP": 9.9}, "section 5.2", tolerance=None),
             ),
