@@ -89,8 +89,8 @@ def mask_rcnn_r50_fpn_gn_35k() -> Recipe:
     """The paper's Mask R-CNN on 35k images of COCO, with what won its search for pre-trained weights.
 
     Lengths count in the units of the whole COCO. Source: He et al. (2019), 5.1: scales 512 to 800, rate 0.04,
-    drops to 0.02; pre-training was best at 6x. For 10k, 3.5k and 1k images the paper searched anew and does not
-    say what won: the studies figure7_10k, figure8 and figure8_own search.
+    drops to 0.02; pre-training was best at 6x. For 10k, 3.5k and 1k images the paper searched anew and does
+    not say what won: the studies figure7_10k, figure8 and figure8_own search.
     """
     return vary(
         mask_rcnn_r50_fpn_gn(),
