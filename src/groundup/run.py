@@ -168,8 +168,14 @@ class Recipe(RunRecipe):
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "Recipe":
-        """Refuse starts that do not fit the model, and batches that do not fill their groups."""
+        """Refuse starts that do not fit the model, and late parts that it does not have."""
         check_start(self.start, self.model.backbone)
+        late_units = self.training.schedule.late_units
+        if late_units is not None and self.model.cascade is None:
+            raise ValueError(
+                f"training.schedule.late_units is {late_units}, but there is no cascade "
+                "that could come late: write training.schedule.late_units=null, or model.cascade={}"
+            )
         return self
 
     @property

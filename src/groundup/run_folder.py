@@ -23,6 +23,7 @@ from groundup.engine.schedule import (
     ScheduleOptions,
     drop_points,
     images_of_unit,
+    late_point,
     total_images,
     warmup_length,
 )
@@ -252,6 +253,9 @@ def model_lines(
         f"           unit {images_of_unit(schedule, num_images):,} images; "
         f"warm-up {warmup_length(schedule, num_images):,}; drops after {drops}"
     )
+    late = late_point(schedule, num_images)
+    if late is not None:
+        yield f"           late parts of the model from {late:,} images on"
     yield f"device     {default_device()}, {torch.get_num_threads()} threads, torch {version('torch')}"
 
 

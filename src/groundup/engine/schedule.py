@@ -52,6 +52,10 @@ class ScheduleOptions(Options):
     longer at the peak. () never drops. Source: He et al. (2019), section 3: the last 60k and 20k steps."""
     drop_factor: float = 0.1
     """What each drop multiplies the rate by. Source: He et al. (2019), section 3; 0.02 with 35k images."""
+    late_units: float | None = None
+    """Parts of the model that can come late (the further stages of a cascade) take part only while so many
+    units are left; None: from the start. Source: He et al. (2019), enhanced baselines: a cascade for the last
+    270k steps (3 units)."""
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "ScheduleOptions":
@@ -60,7 +64,7 @@ class ScheduleOptions(Options):
             raise ValueError(
                 f"give the length once: units is {self.units} and images is {self.images}, one must be null"
             )
-        for name in ("units", "images", "unit_images", "batch_size", "lr", "drop_factor"):
+        for name in ("units", "images", "unit_images", "batch_size", "lr", "drop_factor", "late_units"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")
@@ -100,6 +104,26 @@ def drop_points(options: ScheduleOptions, num_images: int) -> tuple[int, ...]:
     return tuple(total - round(drop * unit) for drop in options.drops)
 
 
+def late_point(options: ScheduleOptions, num_images: int) -> int | None:
+    """Images seen from which on late parts take part; None where they do from the start."""
+    if options.late_units is None:
+        return None
+    return total_images(options, num_images) - round(options.late_units * images_of_unit(options, num_images))
+
+
+def is_late(images_seen: int, options: ScheduleOptions, num_images: int) -> bool:
+    """Whether late parts take part in the step about to be taken when `images_seen` have been seen."""
+    point = late_point(options, num_images)
+    return point is None or images_seen >= point
+
+
+def first_change(options: ScheduleOptions, num_images: int) -> int:
+    """Images up to which runs of any greater length are alike: to the first drop, late parts or the end."""
+    late = late_point(options, num_images)
+    points = (*drop_points(options, num_images), total_images(options, num_images))
+    return min(points if late is None else (*points, late))
+
+
 def warmup_length(options: ScheduleOptions, num_images: int) -> int:
     """Images of the warm-up on a training set of that size."""
     if options.warmup_images is not None:
@@ -126,7 +150,8 @@ def check_schedule(options: ScheduleOptions, num_images: int) -> None:
     """Refuse a schedule that cannot reach its peak on a training set of this size.
 
     Raises:
-        UsageError: no images; the first drop lies before the start; the warm-up ends after the first drop.
+        UsageError: no images; the first drop lies before the start; the warm-up ends after the first drop;
+            late parts that are not late.
     """
     if num_images < 1:
         raise UsageError("the training set has no images; there is nothing to count a schedule in")
@@ -141,4 +166,10 @@ def check_schedule(options: ScheduleOptions, num_images: int) -> None:
         raise UsageError(
             f"schedule.warmup_images is {options.warmup_images}, but the rate drops (or the run ends) after "
             f"{first} images, so the peak is never reached; set schedule.warmup_images, e.g. to {first // 10}"
+        )
+    late = late_point(options, num_images)
+    if late is not None and late <= 0:
+        raise UsageError(
+            f"schedule.late_units is {options.late_units} ({total - late} images), but the run has {total} "
+            f"images (a unit is {unit}): lengthen it, or write schedule.late_units=null for the whole run"
         )

@@ -23,6 +23,8 @@ class Window:
 
     steps: int = 0
     losses: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """Steps that had each loss: late parts of a model bring theirs along."""
     gradient_norm: float = 0.0
     moved: int = 0
     """Steps that moved the weights; the others overflowed in fp16 and have no norm."""
@@ -36,7 +38,9 @@ class Window:
     ) -> None:
         """Count a step."""
         self.steps += 1
-        self.losses = {name: self.losses.get(name, 0.0) + value for name, value in losses.items()}
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         if math.isfinite(norm):
             self.gradient_norm += norm
             self.moved += 1
@@ -45,8 +49,8 @@ class Window:
         self.waited += waited
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean of each loss a step."""
-        return {name: value / self.steps for name, value in self.losses.items()}
+        """Mean of each loss a step that had it."""
+        return {name: value / self.counts[name] for name, value in self.losses.items()}
 
     def mean_norm(self) -> float | None:
         """Mean norm of the gradient a step that moved the weights; None where none did."""
@@ -73,7 +77,8 @@ class TrainingState:
     exposure: Exposure = field(default_factory=Exposure)
     window: Window = field(default_factory=Window)
     flops_per_pixel: float | None = None
-    """Operations of forward and backward a padded pixel, counted on the run's first batch; None before."""
+    """Operations of forward and backward a padded pixel, counted on the run's first batch, and again
+    where late parts of the model join in; None before."""
     skipped_steps: int = 0
     """Steps in which fp16 gradients overflowed: the loss scale was halved and the weights stayed."""
 

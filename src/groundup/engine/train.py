@@ -20,10 +20,19 @@ from groundup.config import Options, plain
 from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
 from groundup.engine.distributed import read_world
 from groundup.engine.journal import Journal, open_log
+from groundup.engine.late import check_late_parts, enter_phase
 from groundup.engine.numerics import Precision, build_scaler, determinism
 from groundup.engine.optimizer import OptimizerOptions, build_average, build_optimizer
 from groundup.engine.progress import Progress
-from groundup.engine.schedule import ScheduleOptions, check_schedule, drop_points, lr_at, total_images
+from groundup.engine.schedule import (
+    ScheduleOptions,
+    check_schedule,
+    drop_points,
+    is_late,
+    late_point,
+    lr_at,
+    total_images,
+)
 from groundup.engine.state import TrainingState, Window, versions
 from groundup.engine.step import Losses, draw_microbatches, spend, take_step
 from groundup.engine.stop import StopFlag, listening
@@ -129,6 +138,10 @@ class Plan:
         """Rate of the step that begins there."""
         return lr_at(images_seen, self.options.schedule, self.num_images)
 
+    def is_late(self, images_seen: int) -> bool:
+        """Whether late parts take part in the step that begins there."""
+        return is_late(images_seen, self.options.schedule, self.num_images)
+
     def is_due(self, images_seen: int, every: int | None) -> bool:
         """Whether something done every so many images is done after the step that ended there."""
         return every is not None and images_seen // every > (images_seen - self.batch_size) // every
@@ -171,6 +184,7 @@ def train(
     """
     read_world()
     check_schedule(options.schedule, num_images)
+    check_late_parts(model, options.schedule)
     plan = Plan(options=options, num_images=num_images, seed=seed, recipe=recipe)
     device = next(model.parameters()).device
     with (
@@ -268,6 +282,7 @@ def loop(run: Run, batches: Batches) -> None:
         began = time.monotonic()
         microbatches = draw_microbatches(stream, options.accumulate, plan.batch_size)
         waited = time.monotonic() - began
+        enter_phase(state, is_late=plan.is_late(state.images_seen))
         lr = plan.lr(state.images_seen)
         losses, norm = take_step(
             state,
@@ -352,6 +367,7 @@ def record_start(journal: Journal, state: TrainingState, plan: Plan, checkpoint:
         num_images=plan.num_images,
         total_images=plan.total,
         drop_points=drop_points(plan.options.schedule, plan.num_images),
+        late_point=late_point(plan.options.schedule, plan.num_images),
         options=plain(plan.options),
         versions=versions(),
         skipped_checkpoints=skipped,

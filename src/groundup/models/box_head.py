@@ -8,10 +8,11 @@ Legend:
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name the field uses
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -81,6 +82,17 @@ class FoundBoxes:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxReadings:
+    """What a box head says of the RoIs it saw."""
+
+    rows: Int[Tensor, " N"]
+    """Flat slot (image * R + slot) of each of them."""
+    logits: Float[Tensor, "N classes"]
+    """Of each class, background last."""
+    deltas: Float[Tensor, "N T 4"]
+
+
 class BoxHead(nn.Module):
     """Convolutions, fully connected layers, and one predictor each for class and box.
 
@@ -114,10 +126,21 @@ class BoxHead(nn.Module):
         initialise(self.deltas, init, "box_delta")
 
     def forward(
-        self, maps: RoIMaps, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+        self,
+        maps: RoIMaps,
+        boxes: Float[Tensor, "N 4"],
+        images: Int[Tensor, " N"],
+        *,
+        gradient_scale: float = 1.0,
     ) -> tuple[Float[Tensor, "N {self.num_classes}+1"], Float[Tensor, "N T 4"]]:
-        """Class logits, background last, and deltas of each RoI, in float32."""
+        """Class logits, background last, and deltas of each RoI, in float32.
+
+        The gradient that reaches the pyramid is multiplied by `gradient_scale`, that of the head's own
+        weights is not.
+        """
         hidden = pool_rois(maps, boxes, images, self.options.pool)
+        if gradient_scale != 1:
+            hidden = scale_gradient(hidden, gradient_scale)
         hidden = self.fcs(self.convs(hidden).flatten(1))
         deltas = self.deltas(hidden).float()
         return self.classes(hidden).float(), deltas.view(len(deltas), -1, 4)
@@ -132,9 +155,24 @@ class BoxHead(nn.Module):
         group_size: int,
     ) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy and box loss of the positives, both divided by all sampled RoIs."""
+        return self.losses_of(self.read(maps, rois, slots=slots), rois, batch, group_size=group_size)
+
+    def read(self, maps: RoIMaps, rois: RoIs, *, slots: SlotKind, gradient_scale: float = 1.0) -> BoxReadings:
+        """What the head says of the RoIs, of those or all slots as `slots` says."""
         rows = rows_seen(rois.is_filled, slots)
-        num_slots = rois.labels.shape[1]
-        logits, deltas = self(maps, rois.boxes.flatten(0, 1)[rows], rows // num_slots)
+        logits, deltas = self(
+            maps,
+            rois.boxes.flatten(0, 1)[rows],
+            rows // rois.labels.shape[1],
+            gradient_scale=gradient_scale,
+        )
+        return BoxReadings(rows=rows, logits=logits, deltas=deltas)
+
+    def losses_of(
+        self, readings: BoxReadings, rois: RoIs, batch: Batch, *, group_size: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of what `read` gave for the same RoIs."""
+        rows, logits, deltas = readings.rows, readings.logits, readings.deltas
         labels = rois.labels.flatten()[rows]
         targets = delta_targets(
             batch.boxes, rois.gt_index, rois.boxes, rois.is_positive, self.options.box_weights
@@ -160,21 +198,46 @@ class BoxHead(nn.Module):
 
     def candidates(self, maps: RoIMaps, proposals: Proposals, sizes: Int[Tensor, "B 2"]) -> FoundBoxes:
         """All boxes above the score threshold, image by image, in no order within one."""
-        options = self.options
-        rows = rows_seen(proposals.is_filled, "real")
-        num_slots = proposals.boxes.shape[1]
-        boxes, images = proposals.boxes.flatten(0, 1)[rows], rows // num_slots
+        boxes, images, is_real = real_proposals(proposals)
+        logits, deltas = self.read_all(maps, boxes, images)
+        scores = logits.softmax(dim=-1)[:, :-1] * is_real[:, None]
+        return self.above_threshold(scores, deltas, boxes, images, sizes)
+
+    def read_all(
+        self, maps: RoIMaps, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N T 4"]]:
+        """Logits and deltas of any number of RoIs, at least one, in bounded memory."""
         parts = [
             self(maps, boxes[first : first + ROIS_AT_ONCE], images[first : first + ROIS_AT_ONCE])
-            for first in range(0, len(rows), ROIS_AT_ONCE)
+            for first in range(0, len(boxes), ROIS_AT_ONCE)
         ]
         logits, deltas = (torch.cat(part) for part in zip(*parts, strict=True))
-        scores = logits.softmax(dim=-1)[:, :-1] * proposals.is_filled.flatten()[rows, None]
+        return logits, deltas
 
+    def decode(
+        self,
+        deltas: Float[Tensor, "N 4"],
+        boxes: Float[Tensor, "N 4"],
+        images: Int[Tensor, " N"],
+        sizes: Int[Tensor, "B 2"],
+    ) -> Float[Tensor, "N 4"]:
+        """Where the deltas move the RoIs' boxes, inside each image."""
+        moved = decode_deltas(deltas, boxes, self.options.box_weights)
+        return clip_boxes(moved[:, None], sizes[images])[:, 0]
+
+    def above_threshold(
+        self,
+        scores: Float[Tensor, "N {self.num_classes}"],
+        deltas: Float[Tensor, "N T 4"],
+        boxes: Float[Tensor, "N 4"],
+        images: Int[Tensor, " N"],
+        sizes: Int[Tensor, "B 2"],
+    ) -> FoundBoxes:
+        """The decoded boxes of every RoI and class with enough score."""
+        options = self.options
         roi, labels = (scores > options.score_threshold).nonzero().unbind(1)
         column = labels.clamp(max=deltas.shape[1] - 1)
-        found = decode_deltas(deltas[roi, column], boxes[roi], options.box_weights)
-        found = clip_boxes(found[:, None], sizes[images[roi]])[:, 0]
+        found = self.decode(deltas[roi, column], boxes[roi], images[roi], sizes)
         kept = has_min_side(found, options.min_box_size).nonzero()[:, 0]
         roi, labels = roi[kept], labels[kept]
         return FoundBoxes(boxes=found[kept], scores=scores[roi, labels], labels=labels, images=images[roi])
@@ -185,3 +248,33 @@ class BoxHead(nn.Module):
         best = nms(found.boxes, found.scores, groups, self.options.nms_threshold)
         best = best[found.images[best].argsort(stable=True)]
         return best[ranks_within(found.images[best], num_images) < self.options.max_detections]
+
+
+def real_proposals(
+    proposals: Proposals,
+) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Boxes and images of the filled slots, and whether each is one: where none is, one stands in."""
+    rows = rows_seen(proposals.is_filled, "real")
+    num_slots = proposals.boxes.shape[1]
+    return proposals.boxes.flatten(0, 1)[rows], rows // num_slots, proposals.is_filled.flatten()[rows]
+
+
+class ScaledGradient(torch.autograd.Function):
+    """The identity, of which the gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, scale: float) -> Tensor:
+        """Give the values as they are."""
+        context.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Give the gradient times the number."""
+        return gradient * context.scale, None
+
+
+def scale_gradient(values: Float[Tensor, "*v"], scale: float) -> Float[Tensor, "*v"]:
+    """The same values, of which the gradient is multiplied by `scale`."""
+    scaled: Tensor = ScaledGradient.apply(values, scale)
+    return scaled

@@ -9,6 +9,7 @@ from pydantic import Field
 from groundup.config import Options
 from groundup.models.backbone import BackboneOptions
 from groundup.models.box_head import BoxHeadOptions
+from groundup.models.cascade import CascadeOptions
 from groundup.models.fpn import FPNOptions
 from groundup.models.mask_head import MaskHeadOptions
 from groundup.models.norm import NormKind
@@ -182,6 +183,19 @@ def paper_faster_rcnn_vgg(backbone: str = "vgg16", *, sizes: DetectorSizes = VGG
         ),
         mask_head=None,
         init="detectron_msra",
+    )
+
+
+def with_cascade(model: DetectorOptions) -> DetectorOptions:
+    """The detector as a three-stage Cascade R-CNN with one box for all classes.
+
+    Source: Cascade R-CNN (Cai and Vasconcelos, 2018), section 4; paper.md 4, last paragraphs.
+    """
+    return model.model_copy(
+        update={
+            "box_head": model.box_head.model_copy(update={"class_agnostic": True}),
+            "cascade": CascadeOptions(),
+        }
     )
 
 

@@ -1,11 +1,11 @@
-"""Faster, Mask and Keypoint R-CNN: photographs in, losses or detections out.
+"""Faster, Mask, Keypoint and Cascade R-CNN: photographs in, losses or detections out.
 
 Legend:
     B  images     H, W  size of the padded batch     D  channels of the pyramid
     M  boxes of a batch     S  side of a mask's grid     K  chosen boxes     P  keypoints an instance
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from groundup.config import Options
 from groundup.models.backbone import STRIDES, BackboneOptions, build_backbone
 from groundup.models.box_head import BoxHead, BoxHeadOptions, FoundBoxes
+from groundup.models.cascade import Cascade, CascadeOptions
 from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
 from groundup.models.initialisation import InitKind
 from groundup.models.keypoint_head import KeypointHead, KeypointHeadOptions
@@ -53,6 +54,9 @@ class DetectorOptions(Options):
     """Its mask branch; null makes a Faster R-CNN."""
     keypoint_head: KeypointHeadOptions | None = None
     """Its keypoint branch; null finds no keypoints."""
+    cascade: CascadeOptions | None = None
+    """Box heads after the first, which make a Cascade R-CNN; null: none. `training.schedule.late_units` says
+    from when on they take part."""
     init: InitKind = "detectron"
     """Whose first weights the neck, the RPN and the heads begin with; see `groundup config --init`."""
     loss_images: int = Field(2, ge=1)
@@ -70,13 +74,19 @@ class DetectorOptions(Options):
                 "roi_slots=fixed lets empty slots into the batch statistics of the heads' norm "
                 f"({', '.join(sorted(norms))}): write roi_slots=real or another norm"
             )
+        if self.cascade is not None and not self.box_head.class_agnostic:
+            raise ValueError(
+                "model.cascade moves one box an RoI from stage to stage, but model.box_head.class_agnostic "
+                "is false: set it true, or model.cascade=null"
+            )
         return self
 
 
 class RCNN(nn.Module):
     """Two-stage detector on a feature pyramid, or on a single map.
 
-    Source: Faster R-CNN (Ren et al., 2015), FPN (Lin et al., 2017), Mask R-CNN (He et al., 2017).
+    Source: Faster R-CNN (Ren et al., 2015), FPN (Lin et al., 2017), Mask R-CNN (He et al., 2017), Cascade
+    R-CNN (Cai and Vasconcelos, 2018).
     """
 
     pixel_mean: Tensor
@@ -124,6 +134,12 @@ class RCNN(nn.Module):
             if options.keypoint_head
             else None
         )
+        # Drawn last, so that all else begins as in the plain detector.
+        self.cascade = (
+            Cascade(options.cascade, options.box_head, channels, num_classes, init)
+            if options.cascade
+            else None
+        )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
@@ -140,7 +156,12 @@ class RCNN(nn.Module):
         proposals = self.rpn.propose(found, batch.sizes, is_training=True, group_size=group_size)
         rois = sample_rois(proposals, batch, self.options.rois, self.num_classes)
         maps, slots = self.roi_maps(pyramid), self.options.roi_slots
-        losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
+        if self.cascade is None:
+            losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
+        else:
+            losses |= self.cascade.losses(
+                self.box_head, maps, rois, batch, slots=slots, group_size=group_size
+            )
         for head in (self.mask_head, self.keypoint_head):
             if head is None:
                 continue
@@ -217,7 +238,9 @@ class RCNN(nn.Module):
             found, batch.sizes, is_training=False, group_size=self.options.loss_images
         )
         maps = self.roi_maps(pyramid)
-        return maps, self.box_head.candidates(maps, proposals, batch.sizes)
+        if self.cascade is None:
+            return maps, self.box_head.candidates(maps, proposals, batch.sizes)
+        return maps, self.cascade.candidates(self.box_head, maps, proposals, batch.sizes)
 
     def masks_of(self, maps: RoIMaps, found: FoundBoxes) -> Float[Tensor, "M S S"] | None:
         """Mask probabilities on a grid over each box; None without a mask head."""
@@ -232,6 +255,20 @@ class RCNN(nn.Module):
             return None
         keypoints: Tensor = self.keypoint_head.detect(maps, found.boxes, found.images)
         return keypoints
+
+    @property
+    def has_late_parts(self) -> bool:
+        """Whether there are stages that can come late; see `engine.late`."""
+        return self.cascade is not None and len(self.cascade.heads) > 0
+
+    def use_late_parts(self, is_on: bool) -> bool:
+        """Turn the cascade's further stages on or off; whether that changed anything."""
+        return self.cascade is not None and self.cascade.switch(self.box_head, is_on)
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that are in no graph now: those of stages that are off."""
+        if self.cascade is not None:
+            yield from self.cascade.idle_parameters()
 
     def pyramid(self, batch: Batch) -> list[Float[Tensor, "B D _ _"]]:
         """P2 to P6 of the normalised images; without an FPN the backbone's one map."""

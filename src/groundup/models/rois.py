@@ -16,6 +16,7 @@ from torch import Tensor
 
 from groundup.config import Options
 from groundup.models.rpn import Proposals
+from groundup.ops.boxes import has_min_side
 from groundup.ops.matching import match_boxes
 from groundup.ops.pooling import RoIMaps, pool_levels
 from groundup.ops.roi import fpn_levels
@@ -108,9 +109,7 @@ def sample_rois(proposals: Proposals, batch: Batch, options: RoIOptions, num_cla
         max_positives=options.max_positives,
     )
     gt_index = matches.gt_index.gather(1, chosen.index)
-    labels = torch.full_like(gt_index, num_classes)
-    if batch.labels.shape[1]:
-        labels = torch.where(chosen.is_positive, batch.labels.gather(1, gt_index), labels)
+    labels = roi_labels(gt_index, chosen.is_positive, batch, num_classes)
     chosen_boxes = boxes.gather(1, chosen.index[..., None].expand(-1, -1, 4))
     return RoIs(
         boxes=chosen_boxes * chosen.is_filled[..., None],
@@ -119,6 +118,52 @@ def sample_rois(proposals: Proposals, batch: Batch, options: RoIOptions, num_cla
         is_filled=chosen.is_filled,
         is_positive=chosen.is_positive,
     )
+
+
+@torch.no_grad()
+def rematch_rois(
+    boxes: Float[Tensor, "B R 4"],
+    is_filled: Bool[Tensor, "B R"],
+    batch: Batch,
+    *,
+    fg_iou: float,
+    num_classes: int,
+) -> RoIs:
+    """The same slots with boxes that have moved, each matched to true boxes anew and none left out.
+
+    Positive from `fg_iou` on, background below. Boxes that have lost their area are RoIs no longer.
+    Positives stand anywhere.
+
+    Source: Detectron2, `CascadeROIHeads._match_and_label_boxes`.
+    """
+    is_filled = is_filled & has_min_side(boxes, torch.finfo(boxes.dtype).tiny)
+    boxes = torch.where(is_filled[..., None], boxes, 0.0)
+    matches = match_boxes(
+        batch.boxes,
+        batch.labels,
+        boxes,
+        fg_iou=fg_iou,
+        bg_iou=fg_iou,
+        keeps_best=False,
+        is_candidate=is_filled,
+    )
+    return RoIs(
+        boxes=boxes,
+        gt_index=matches.gt_index,
+        labels=roi_labels(matches.gt_index, matches.is_positive, batch, num_classes),
+        is_filled=is_filled,
+        is_positive=matches.is_positive,
+    )
+
+
+def roi_labels(
+    gt_index: Int[Tensor, "B R"], is_positive: Bool[Tensor, "B R"], batch: Batch, num_classes: int
+) -> Int[Tensor, "B R"]:
+    """Class of the true box of each positive; `num_classes` elsewhere."""
+    labels = torch.full_like(gt_index, num_classes)
+    if batch.labels.shape[1] == 0:
+        return labels
+    return torch.where(is_positive, batch.labels.gather(1, gt_index), labels)
 
 
 def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind) -> Int[Tensor, " N"]:

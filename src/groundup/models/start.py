@@ -21,6 +21,7 @@ from groundup.models.weights import (
     COUNTER,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    NO_WEIGHTS,
     Colour,
     Facts,
     Weights,
@@ -238,12 +239,12 @@ def match_rest(
     rest: Mapping[str, Tensor] = {
         name: target
         for name, target in model.state_dict(keep_vars=True).items()
-        if id(target) not in mine and not name.endswith(COUNTER)
+        if id(target) not in mine and not name.endswith(NO_WEIGHTS)
     }
     for name, target in rest.items():
         yield matched(name, target, weights.aside.get(name), in_backbone=False)
     for name, tensor in weights.aside.items():
-        if name not in rest and not name.endswith(COUNTER):
+        if name not in rest and not name.endswith(NO_WEIGHTS):
             yield matched(name, None, tensor, in_backbone=False)
 
 

@@ -35,6 +35,8 @@ HALF: Colour = (0.5, 0.5, 0.5)
 
 COUNTER = "num_batches_tracked"
 """Batch norm's counter: no weight, ignored on both sides."""
+NO_WEIGHTS = (COUNTER, "_extra_state")
+"""Ends of names of all that is no weight: also torch's extra state, as of a cascade that is off or on."""
 RUN_RECIPE = "recipe.json"
 """The recipe of a run of ours, in its folder."""
 RUN_DEPTH = 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from groundup.engine.schedule import (
     ScheduleOptions,
-    drop_points,
+    first_change,
     lr_at,
     total_images,
     warmup_length,
@@ -37,11 +37,12 @@ class Share:
 def agreed_images(first: ScheduleOptions, second: ScheduleOptions, num_images: int) -> int:
     """Images up to which two schedules are the same, step by step and rate by rate; a whole number of steps.
 
-    They are, until the first drop of either, if step, peak and warm-up are the same.
+    They are, until anything changes in either, if step, peak and warm-up are the same, and late parts are
+    late in both or in neither.
     """
-    if first.batch_size != second.batch_size:
+    if first.batch_size != second.batch_size or (first.late_units is None) != (second.late_units is None):
         return 0
-    ends = [min((*drop_points(one, num_images), total_images(one, num_images))) for one in (first, second)]
+    ends = [first_change(one, num_images) for one in (first, second)]
     until = max(0, min(ends)) // first.batch_size * first.batch_size
     # Between warm-up and drop the rate is constant, so its ends and the warm-up's length say it all.
     alike = warmup_length(first, num_images) == warmup_length(second, num_images) and all(
