@@ -1,5 +1,7 @@
 """Small detectors and random batches that the detector's tests share."""
 
+from dataclasses import replace
+
 import torch
 
 from groundup.models.backbone import BackboneOptions
@@ -101,3 +103,25 @@ def random_keypoints(batch, seed=0) -> torch.Tensor:
     visibility = torch.randint(0, 3, (*shape, 1), generator=generator).float()
     points = torch.cat([starts + places * (ends - starts), visibility], dim=3)
     return points * (visibility > 0) * (batch.labels >= 0)[:, :, None, None]
+
+
+def part_of(batch: Batch, first: int, last: int) -> Batch:
+    """The batch's images from the first up to the last."""
+    slots = batch.labels.shape[1]
+    masks = batch.masks
+    keeps = (masks.polygon_instance >= first * slots) & (masks.polygon_instance < last * slots)
+    keeps_edge = keeps[masks.edge_polygon]
+    dropped = int((~keeps[: int(keeps.int().argmax())]).sum()) if keeps.any() else 0
+    return replace(
+        batch,
+        masks=replace(
+            masks,
+            edges=masks.edges[keeps_edge],
+            edge_polygon=masks.edge_polygon[keeps_edge] - dropped,
+            polygon_instance=masks.polygon_instance[keeps] - first * slots,
+        ),
+        **{
+            name: getattr(batch, name)[first:last]
+            for name in ("images", "sizes", "original_sizes", "boxes", "labels", "image_ids", "seeds")
+        },
+    )

@@ -18,6 +18,19 @@ SIDE = 16
 BATCH = 4
 
 
+class StopAfter(StopFlag):
+    """A flag that is raised when it has been asked so many times."""
+
+    def __init__(self, polls):
+        super().__init__()
+        self.polls = polls
+
+    @property
+    def reason(self):
+        self.polls -= 1
+        return "the test" if self.polls < 0 else None
+
+
 class SmallModel(nn.Module):
     """Finds the corners of the one rectangle in an image. Its losses are means over images."""
 

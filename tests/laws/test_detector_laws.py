@@ -7,38 +7,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from detector_worlds import NUM_CLASSES, polygon_masks, random_batch, tiny_detector, tiny_options
+from detector_worlds import NUM_CLASSES, part_of, polygon_masks, random_batch, tiny_detector, tiny_options
 from groundup.errors import DataError
 from groundup.models import presets
 from groundup.models.fpn import FPNOptions
 from groundup.models.initialisation import init_table
 from groundup.models.losses import normalise_loss
 from groundup.models.rcnn import DetectorOptions, build_detector
-from groundup.structures import Batch
 
 LOSSES = {"loss_rpn_objectness", "loss_rpn_box", "loss_box_class", "loss_box_delta", "loss_mask"}
-
-
-def part_of(batch: Batch, first: int, last: int) -> Batch:
-    """The batch's images from the first up to the last."""
-    slots = batch.labels.shape[1]
-    masks = batch.masks
-    keeps = (masks.polygon_instance >= first * slots) & (masks.polygon_instance < last * slots)
-    keeps_edge = keeps[masks.edge_polygon]
-    dropped = int((~keeps[: int(keeps.int().argmax())]).sum()) if keeps.any() else 0
-    return replace(
-        batch,
-        masks=replace(
-            masks,
-            edges=masks.edges[keeps_edge],
-            edge_polygon=masks.edge_polygon[keeps_edge] - dropped,
-            polygon_instance=masks.polygon_instance[keeps] - first * slots,
-        ),
-        **{
-            name: getattr(batch, name)[first:last]
-            for name in ("images", "sizes", "original_sizes", "boxes", "labels", "image_ids", "seeds")
-        },
-    )
 
 
 def assert_losses_equal(first, second, rtol=1e-5):

@@ -6,13 +6,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from groundup.engine.checkpoint import checkpoint_path, newest_checkpoint
 from groundup.engine.journal import open_log
-from groundup.engine.stop import StopFlag
 from groundup.engine.train import run_state
 from groundup.errors import CheckpointError, Interrupted, UsageError
 from groundup.records import read_json
 from small_training import (
     BATCH,
     SmallModel,
+    StopAfter,
     batches_from,
     draw_batch,
     lines_of,
@@ -20,19 +20,6 @@ from small_training import (
     small_options,
     train_small,
 )
-
-
-class StopAfter(StopFlag):
-    """A flag that is raised when it has been asked so many times."""
-
-    def __init__(self, polls):
-        super().__init__()
-        self.polls = polls
-
-    @property
-    def reason(self):
-        self.polls -= 1
-        return "the test" if self.polls < 0 else None
 
 
 def final_bytes(folder):

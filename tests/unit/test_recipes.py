@@ -3,7 +3,7 @@
 import pytest
 
 from groundup.config import differences, plain, read_tree
-from groundup.engine.schedule import drop_points, total_images
+from groundup.engine.schedule import drop_points, late_point, total_images
 from groundup.errors import DataError, UsageError
 from groundup.recipes import RECIPES, resolve_recipe
 
@@ -42,6 +42,43 @@ def test_the_papers_recipes_hold_the_papers_numbers(name):
     assert (model.rois.rois_per_image, model.rois.positive_fraction, model.loss_images) == (512, 0.25, 2)
     assert (model.rpn.anchors_per_image, model.rpn.nms_threshold) == (256, 0.7)
     assert model.init == "detectron"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain_name"),
+    [
+        ("cascade_mask_rcnn_r50_fpn_gn", "mask_rcnn_r50_fpn_gn"),
+        ("cascade_mask_rcnn_r101_fpn_gn", "mask_rcnn_r101_fpn_gn"),
+    ],
+)
+def test_the_papers_cascade_differs_from_its_plain_system_where_the_paper_says_so(name, plain_name):
+    recipe = RECIPES[name]()
+    changed = differences([RECIPES[plain_name](), recipe])
+    assert {path for path in changed if not path.startswith("model.cascade")} == {
+        "name",
+        "model.box_head.class_agnostic",
+        "transforms.short_side",
+        "training.schedule.units",
+        "training.schedule.late_units",
+    }
+    schedule = recipe.training.schedule
+    assert total_images(schedule, COCO) == 810_000 * 16
+    assert late_point(schedule, COCO) == (810_000 - 270_000) * 16
+    assert (min(recipe.transforms.short_side), max(recipe.transforms.short_side)) == (640, 800)
+    model = recipe.model
+    assert (model.rois.fg_iou, *model.cascade.ious) == (0.5, 0.6, 0.7)
+    assert (model.box_head.box_weights, *model.cascade.box_weights) == (
+        (10, 10, 5, 5),
+        (20, 20, 10, 10),
+        (30, 30, 15, 15),
+    )
+
+
+def test_a_late_cascade_needs_a_cascade():
+    with pytest.raises(UsageError, match="no cascade that could come late"):
+        resolve_recipe("mask_rcnn_r50_fpn_gn", ["training.schedule.late_units=1"])
+    with pytest.raises(UsageError, match="class_agnostic"):
+        resolve_recipe("mask_rcnn_r50_fpn_gn", ["model.cascade={}"])
 
 
 def test_swapping_the_start_changes_the_start_and_nothing_else():

@@ -96,6 +96,8 @@ def kind_of(run: RunPlan) -> str:
 def measure(run: RunPlan, threads: int) -> Speed:
     """Train a few steps and evaluate a few photographs, with so many threads.
 
+    Late parts of a model take part from the start here, so what a run takes is overestimated.
+
     Raises:
         DataError: photographs that cannot be read.
     """
