@@ -127,7 +127,7 @@ def test_every_stage_sends_a_third_of_its_gradient_to_the_features_and_learns_fr
         torch.testing.assert_close(ours, plain)
         features, own = gradients_of(ours, head)
         whole_features, whole_own = gradients_of(plain, head)
-        assert all(g.abs().max() > 0 for g in whole_features[:2])
+        assert whole_features[0].abs().max() > 0
         for part, whole in zip(features, whole_features, strict=True):
             torch.testing.assert_close(part, whole / 3)
         for mine, same in zip(own, whole_own, strict=True):

@@ -168,7 +168,7 @@ def check_schedule(options: ScheduleOptions, num_images: int) -> None:
             f"{first} images, so the peak is never reached; set schedule.warmup_images, e.g. to {first // 10}"
         )
     late = late_point(options, num_images)
-    if late is not None and late <= 0:
+    if late is not None and late < options.batch_size:
         raise UsageError(
             f"schedule.late_units is {options.late_units} ({total - late} images), but the run has {total} "
             f"images (a unit is {unit}): lengthen it, or write schedule.late_units=null for the whole run"
