@@ -49,6 +49,7 @@ def test_the_papers_recipes_hold_the_papers_numbers(name):
     [
         ("cascade_mask_rcnn_r50_fpn_gn", "mask_rcnn_r50_fpn_gn"),
         ("cascade_mask_rcnn_r101_fpn_gn", "mask_rcnn_r101_fpn_gn"),
+        ("cascade_mask_rcnn_x152_fpn_gn", "mask_rcnn_x152_fpn_gn"),
     ],
 )
 def test_the_papers_cascade_differs_from_its_plain_system_where_the_paper_says_so(name, plain_name):
