@@ -291,7 +291,7 @@ def plan_lines(recipe: Recipe, folder: Path) -> Iterator[str]:
     schedule, num_images = recipe.training.schedule, splits.train.num_images
     check_schedule(schedule, num_images)
     model = build_model(recipe, splits.train.categories)
-    report = load_start(model, recipe.start)
+    report = load_start(model, recipe.start, [category.name for category in splits.train.categories])
     refuse_other_run(folder, identity(recipe, splits, report.digest))
     if recipe.data.overlap == "refuse":
         refuse_shared(splits.train, splits.val)
@@ -331,7 +331,7 @@ def train_run(
     if state == "missing" and recipe.data.overlap == "refuse":
         refuse_shared(splits.train, splits.val)
     model = build_model(recipe, splits.train.categories)
-    report = load_start(model, recipe.start)
+    report = load_start(model, recipe.start, [category.name for category in splits.train.categories])
     result = carry_out(
         model,
         folder,

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import torch
 
-Outcome = Literal["loaded", "reshaped", "kept", "missing", "wrong shape", "unexpected", "outside"]
-"""loaded: taken as it was; reshaped: the same numbers under another shape; kept: left at gamma 1 and beta 0
+Outcome = Literal["loaded", "reshaped", "by class", "kept", "missing", "wrong shape", "unexpected", "outside"]
+"""loaded: taken as it was; reshaped: the same numbers under another shape; by class: the rows of the classes
+that both have, by name; kept: left at gamma 1 and beta 0
 because the norms differ; missing: the weights lack it, it stays random; wrong shape: likewise; unexpected:
 the model has no such tensor (a classifier's layers); outside: not asked for (another part of a detector)."""
 
@@ -43,6 +44,8 @@ class LoadReport:
     """Published ImageNet-1k accuracy of the weights in percent, if known."""
     frozen_stages: int
     tensors: tuple[TensorReport, ...]
+    notes: tuple[str, ...] = ()
+    """What else its reader must know, one line each."""
 
     @property
     def percent(self) -> float:
@@ -73,10 +76,11 @@ class LoadReport:
         ]
         rows = [t for t in self.tensors if every or t.outcome not in ("loaded", "outside")]
         width = max((len(row.name) for row in rows), default=0)
-        return text + [
+        text += [
             f"  {row.outcome:<11} {row.name:<{width}}  {shape_text(row.found)} -> {shape_text(row.shape)}"
             for row in rows
         ]
+        return text + [f"  note: {note}" for note in self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data, every tensor included."""
@@ -87,6 +91,7 @@ class LoadReport:
             "top1": self.top1,
             "frozen_stages": self.frozen_stages,
             "percent": round(self.percent, 3),
+            "notes": list(self.notes),
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
 

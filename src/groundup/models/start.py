@@ -5,7 +5,8 @@ what does not fit is an error, and `load_start` reports what became of every ten
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from groundup.config import Options
 from groundup.errors import DataError, UsageError
 from groundup.models.backbone import NUM_STAGES, Backbone, BackboneOptions
+from groundup.models.borrowed_layers import class_note, classifier_layers, rows_by_class
 from groundup.models.load_report import LoadReport, Outcome, TensorReport
 from groundup.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm, NormKind, SyncBatchNorm
 from groundup.models.weights import (
@@ -36,6 +38,8 @@ COLOUR_TOLERANCE = 1e-3
 STATISTICS_NORMS: tuple[NormKind, ...] = ("bn", "syncbn", "frozen_bn")
 """Norms that need the running statistics of a network with batch norm."""
 NORM_CLASSES = (GroupNorm, BatchNorm, SyncBatchNorm, FrozenBatchNorm)
+TAKEN: tuple[Outcome, ...] = ("loaded", "reshaped", "by class")
+"""Outcomes after which a tensor of the model holds numbers of the weights."""
 EXAMPLES = 3
 """Names shown in a message about many tensors."""
 
@@ -44,12 +48,13 @@ class StartOptions(Options):
     """Where weights begin, and which of them never move."""
 
     weights: str | None = None
-    """A file (.pth, .pt, .safetensors), a run folder, timm:NAME, torchvision:WEIGHTS, or package:NAME; null
-    begins with random numbers."""
+    """A file (.pth, .pt, .safetensors, or .pkl of Detectron and Detectron2), a run folder, timm:NAME,
+    torchvision:WEIGHTS, or package:NAME; null begins with random numbers."""
     digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """SHA-256 the weights must have; null accepts any. The path does not identify weights, this does."""
     part: Literal["backbone", "all"] = "backbone"
-    """backbone: load it alone, as from a classifier; all: also the neck and heads, from a run of ours."""
+    """backbone: load it alone, as from a classifier, of which a box head that fits also takes fc6 and fc7
+    (a VGG's); all: also the neck and heads, from a detector: a run of ours, torchvision's, Detectron2's."""
     frozen_stages: int = Field(default=0, ge=0, le=NUM_STAGES)
     """Stages that do not learn, counted from the stem; 2 (stem and res2) is the usual fine-tuning."""
     allow_norm_mismatch: bool = False
@@ -110,12 +115,14 @@ def normalisation_of(weights: str | None) -> tuple[Colour, Colour] | None:
     return (facts.mean, facts.std) if facts and facts.mean and facts.std else None
 
 
-def load_start(model: nn.Module, start: StartOptions) -> LoadReport:
+def load_start(model: nn.Module, start: StartOptions, classes: Sequence[str] | None = None) -> LoadReport:
     """Put the start's weights into the model and freeze what it says, or leave it as it is for scratch.
 
     Args:
         model: a `Backbone`, or a model that has one in its attribute `backbone`.
         start: checked against the model's backbone before anything is changed.
+        classes: names of a detector's classes; with part=all, and where the weights know the names of theirs,
+            predictors are taken over class by class.
 
     Raises:
         DataError: the weights cannot be read, have another digest, fill less than 90 % of the backbone, or
@@ -129,6 +136,11 @@ def load_start(model: nn.Module, start: StartOptions) -> LoadReport:
     weights = load_weights(start.weights)
     check_weights(weights, start, backbone)
     plan = [*match_backbone(model, backbone, weights), *match_rest(model, backbone, weights, start.part)]
+    notes = weights.facts.notes
+    theirs = weights.facts.classes if start.part == "all" else None
+    if classes is not None and theirs is not None and list(classes) != list(theirs):
+        plan = [by_class(match, classes, theirs) for match in plan]
+        notes = (*notes, class_note(classes, theirs))
     report = LoadReport(
         source=weights.source,
         digest=weights.digest,
@@ -136,13 +148,14 @@ def load_start(model: nn.Module, start: StartOptions) -> LoadReport:
         top1=weights.facts.top1,
         frozen_stages=start.frozen_stages,
         tensors=tuple(line for line, _, _ in plan),
+        notes=notes,
     )
     check_share(report, weights, backbone)
     check_frozen(report, model, backbone)
     backbone.freeze(start.frozen_stages)
     with torch.no_grad():
         for line, target, tensor in plan:
-            if target is not None and tensor is not None and line.outcome in ("loaded", "reshaped"):
+            if target is not None and tensor is not None and line.outcome in TAKEN:
                 target.copy_(tensor.reshape(target.shape))
     return report
 
@@ -186,16 +199,21 @@ def check_norm(weights: Weights, start: StartOptions, backbone: Backbone) -> Non
 
 def check_constants(facts: Facts, start: StartOptions) -> None:
     """Refuse normalisation constants other than those the weights were trained with."""
-    for name, theirs, ours in (
-        ("pixel_mean", facts.mean, start.pixel_mean),
-        ("pixel_std", facts.std, start.pixel_std),
+    for name, theirs, others, ours in (
+        ("pixel_mean", facts.mean, (), start.pixel_mean),
+        ("pixel_std", facts.std, facts.other_stds, start.pixel_std),
     ):
-        if theirs and max(abs(a - b) for a, b in zip(theirs, ours, strict=True)) > COLOUR_TOLERANCE:
+        if theirs and not any(is_same_colour(ours, known) for known in (theirs, *others)):
             right = ",".join(map(str, theirs))
             raise UsageError(
                 f"start.{name} is {list(ours)}, but {facts.title} was trained with {list(theirs)}; "
                 f"set start.{name}=[{right}]"
             )
+
+
+def is_same_colour(first: Colour, second: Colour) -> bool:
+    """Whether two constants differ by no more than their printed digits."""
+    return max(abs(a - b) for a, b in zip(first, second, strict=True)) <= COLOUR_TOLERANCE
 
 
 Match = tuple[TensorReport, Tensor | None, Tensor | None]
@@ -222,6 +240,10 @@ def match_backbone(model: nn.Module, backbone: Backbone, weights: Weights) -> It
         tensor = found.get(theirs)
         is_kept = norms_differ and name in norm_names
         yield matched(f"{prefix}body.{name}", target, tensor, is_kept=is_kept, in_backbone=True)
+    state = model.state_dict(keep_vars=True) if model is not backbone else {}
+    for name, theirs, tensor in classifier_layers(state, found):
+        used.add(theirs)
+        yield borrowed(name, state[name], tensor)
     for name, tensor in found.items():
         if name not in used:
             yield matched(name, None, tensor, in_backbone=False)
@@ -269,6 +291,23 @@ def matched(
         outcome = "wrong shape"
     line = TensorReport(name=name, outcome=outcome, shape=shape, found=found, in_backbone=in_backbone)
     return line, target, tensor
+
+
+def borrowed(name: str, target: Tensor, tensor: Tensor) -> Match:
+    """What becomes of a tensor of a head that a classifier's layer fills."""
+    outcome: Outcome = "loaded" if target.shape == tensor.shape else "reshaped"
+    shape, found = tuple(target.shape), tuple(tensor.shape)
+    line = TensorReport(name=name, outcome=outcome, shape=shape, found=found, in_backbone=False)
+    return line, target, tensor
+
+
+def by_class(match: Match, ours: Sequence[str], theirs: Sequence[str]) -> Match:
+    """The same, or, of a predictor's tensor, the rows of the classes that both name."""
+    line, target, tensor = match
+    if target is None or tensor is None:
+        return match
+    filled = rows_by_class(line.name, target, tensor, ours, theirs)
+    return match if filled is None else (replace(line, outcome="by class"), target, filled)
 
 
 def outside(name: str, tensor: Tensor) -> TensorReport:

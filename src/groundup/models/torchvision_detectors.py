@@ -12,6 +12,14 @@ from torch import Tensor
 
 from groundup.errors import DataError
 
+OLD_NAMES = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+)
+OLD_MASK_NAME = r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)"
+"""Names of before torchvision 0.12, and what they became; layers of the mask head were counted from 1. The
+published weights of the plain detectors still have them."""
+
 NAMES = (
     (r"backbone\.body\.(.+)", r"backbone.body.\1"),
     (r"backbone\.fpn\.inner_blocks\.(.+)", r"fpn.laterals.\1"),
@@ -56,6 +64,23 @@ def detector_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+def is_torchvision_detector(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are tensors of an R-CNN of torchvision."""
+    return "roi_heads.box_predictor.cls_score.weight" in tensors and any(
+        name.startswith(("backbone.body.", "backbone.fpn.")) for name in tensors
+    )
+
+
+def renewed(name: str) -> str:
+    """The name that torchvision gives the tensor today."""
+    for pattern, replacement in OLD_NAMES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    if match := re.fullmatch(OLD_MASK_NAME, name):
+        return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    return name
+
+
 def rename(name: str) -> str:
     """Our name of one of torchvision's tensors.
 
@@ -65,6 +90,7 @@ def rename(name: str) -> str:
     conv = KEYPOINT_CONV.fullmatch(name)
     if conv:
         return f"keypoint_head.convs.{int(conv[1]) // 2}.0.{conv[2]}"
+    name = renewed(name)
     for pattern, replacement in NAMES:
         match = re.fullmatch(pattern, name)
         if match:

@@ -1,7 +1,7 @@
 """Files that hold weights: found, told from what only looks like them, read without running anything.
 
-Pickles are read with `weights_only`, and what that refuses stays refused. What cannot be used raises
-`DataError` with one line.
+torch's files are read with `weights_only`, and what that refuses stays refused; Detectron's and Detectron2's
+pickles of arrays with as little (`models.pickles`). What cannot be used raises `DataError` with one line.
 """
 
 import argparse
@@ -18,11 +18,20 @@ from torch import Tensor
 
 from groundup.config import one_line
 from groundup.errors import DataError, UsageError
+from groundup.models.pickles import read_pickle
 
-SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors", ".pkl")
 """Endings of files that may hold weights."""
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net")
-"""Keys under which trainers put the weights, most telling first. Source: timm, MoCo, DINO, MMDetection."""
+PICKLE = ".pkl"
+"""Ending of Detectron's and Detectron2's published weights."""
+ZIP = b"PK"
+"""How a file of torch begins."""
+WRAPPERS = (
+    "state_dict", "model_state_dict", "online_network_state_dict", "classy_state_dict", "base_model", "model",
+    "trunk", "teacher", "network", "net", "blobs",
+)  # fmt: skip
+"""Keys under which trainers put the weights, most telling first. Source: timm, MoCo, BYOL, VISSL, DINO,
+MMDetection, Detectron."""
 SNIFF_BYTES = 512
 """Enough of a file's beginning to tell a web page or a pointer from weights."""
 SAFETENSORS_PREFIX = 8
@@ -43,6 +52,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, ValueError, OverflowError, MemoryError) as error:
             raise DataError(f"{path}: damaged safetensors file: {one_line(error)}; fetch it again") from None
+    if path.suffix == PICKLE and not head.startswith(ZIP):
+        return unwrap(path, read_pickle(path))
     try:
         # DINO and MAE keep their command line beside the weights: a plain record, harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -65,10 +76,6 @@ def refuse_lookalikes(path: Path, head: bytes) -> None:
         raise DataError(f"{path}: a Git LFS pointer, not the weights; run 'git lfs pull' and try again")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise DataError(f"{path}: a web page, not weights; the download failed, fetch it again")
-    if path.suffix == ".pkl":
-        raise DataError(
-            f"{path}: pickles of Detectron can run code and are not read; convert them to .safetensors"
-        )
 
 
 def refusal(path: Path, error: Exception) -> str:

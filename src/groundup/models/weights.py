@@ -21,6 +21,7 @@ from torch import Tensor
 
 from groundup.config import did_you_mean, one_line
 from groundup.errors import DataError, UsageError
+from groundup.models.detectron_names import NOTES, is_detectron, is_detectron2
 from groundup.models.foreign_names import named_as_timm
 from groundup.models.weight_files import newest_model, package_file, read_tensors
 from groundup.records import digest_of, read_json
@@ -33,12 +34,23 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 HALF: Colour = (0.5, 0.5, 0.5)
 """Mean and deviation that scale 0..1 to -1..1. Source: TensorFlow's EfficientNet-Lite."""
 
+DETECTRON_MEAN: Colour = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
+"""Source: Detectron, `PIXEL_MEANS` (there BGR, of bytes)."""
+DETECTRON2_MEAN: Colour = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+"""Source: Detectron2, `PIXEL_MEAN` (there BGR, of bytes)."""
+BYTE_STD: Colour = (1 / 255, 1 / 255, 1 / 255)
+"""Bytes left undivided. Source: Detectron; Detectron2's default `PIXEL_STD` of 1."""
+
+BACKGROUND = "__background__"
+"""What torchvision's detectors call class 0."""
 COUNTER = "num_batches_tracked"
 """Batch norm's counter: no weight, ignored on both sides."""
 NO_WEIGHTS = (COUNTER, "_extra_state")
 """Ends of names of all that is no weight: also torch's extra state, as of a cascade that is off or on."""
 RUN_RECIPE = "recipe.json"
 """The recipe of a run of ours, in its folder."""
+RUN_RECORD = "record.json"
+"""What else identifies it, the names of its classes among that."""
 RUN_DEPTH = 2
 """Folders between a run and its tensors: RUN/checkpoints/STEP/model.safetensors."""
 
@@ -54,6 +66,12 @@ class Facts:
     std: Colour | None = None
     top1: float | None = None
     """Published ImageNet-1k validation accuracy, percent."""
+    other_stds: tuple[Colour, ...] = ()
+    """Deviations that weights of this layout may have been trained with instead of `std`."""
+    classes: tuple[str, ...] | None = None
+    """Names of a detector's classes, in the order of its predictor."""
+    notes: tuple[str, ...] = ()
+    """What its user must know, one line each."""
 
 
 KNOWN: dict[str, Facts] = {
@@ -123,7 +141,7 @@ def facts_of(reference: str) -> Facts | None:
     if colon and kind == "torchvision":
         return torchvision_facts(torchvision_weights(name))
     path = local_file(reference)
-    return file_facts(path, digest_of(path))
+    return file_facts(path, digest_of(path)) or layout_facts(path, read_tensors(path))
 
 
 def local_file(reference: str) -> Path:
@@ -153,8 +171,9 @@ def local_file(reference: str) -> Path:
 def from_file(path: Path) -> Weights:
     """Weights of one file."""
     digest = digest_of(path)
-    tensors, aside = named_as_timm(read_tensors(path))
-    facts = file_facts(path, digest) or Facts(title=path.name)
+    found = read_tensors(path)
+    tensors, aside = named_as_timm(found)
+    facts = file_facts(path, digest) or layout_facts(path, found) or Facts(title=path.name)
     return checked(Weights(source=str(path), digest=digest, facts=facts, tensors=tensors, aside=aside))
 
 
@@ -165,7 +184,37 @@ def file_facts(path: Path, digest: str) -> Facts | None:
         return KNOWN.get(digest)
     start = read_json(run / RUN_RECIPE).get("start", {})
     mean, std = start.get("pixel_mean"), start.get("pixel_std")
-    return Facts(title=f"run {run.name}", mean=mean and colour(mean), std=std and colour(std))
+    categories = read_json(run / RUN_RECORD).get("categories", []) if (run / RUN_RECORD).is_file() else []
+    return Facts(
+        title=f"run {run.name}",
+        mean=mean and colour(mean),
+        std=std and colour(std),
+        classes=tuple(str(category["name"]) for category in categories) or None,
+    )
+
+
+def layout_facts(path: Path, tensors: Mapping[str, Tensor]) -> Facts | None:
+    """What is known about a file by the names in it; None where that is nothing."""
+    if is_detectron(tensors):
+        return Facts(title=f"Detectron, {path.name}", mean=DETECTRON_MEAN, std=BYTE_STD, notes=NOTES)
+    if not is_detectron2(tensors):
+        return None
+    mean, std = DETECTRON2_MEAN, BYTE_STD
+    is_told = "pixel_mean" in tensors and "pixel_std" in tensors  # versions before 2020 kept them
+    if is_told:
+        mean, std = (rgb_of_bytes(tensors[name]) for name in ("pixel_mean", "pixel_std"))
+    return Facts(
+        title=f"Detectron2, {path.name}",
+        mean=mean,
+        std=std,
+        other_stds=() if is_told else (IMAGENET_STD,),
+        notes=NOTES,
+    )
+
+
+def rgb_of_bytes(bgr: Tensor) -> Colour:
+    """Three numbers for blue, green and red bytes as those for red, green and blue in 0..1."""
+    return colour([value / 255 for value in bgr.flatten().flip(0).tolist()])
 
 
 def checked(weights: Weights) -> Weights:
@@ -273,7 +322,13 @@ def torchvision_facts(chosen: Any) -> Facts:
         mean=colour(getattr(preset, "mean", IMAGENET_MEAN)),
         std=colour(getattr(preset, "std", IMAGENET_STD)),
         top1=metrics.get("acc@1"),
+        classes=detector_classes(chosen.meta.get("categories", ())),
     )
+
+
+def detector_classes(categories: Sequence[str]) -> tuple[str, ...] | None:
+    """Names of a torchvision detector's classes without the background, which it has first; else None."""
+    return tuple(categories[1:]) if categories and categories[0] == BACKGROUND else None
 
 
 def colour(values: Sequence[float]) -> Colour:
