@@ -390,6 +390,16 @@ def test_a_detector_of_torchvision_comes_as_a_file_of_its_own(tmp_path, form):
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_a_part_that_ours_lacks_is_named_and_hinders_nothing(tmp_path):
+    state = torchvision_detector(NUM_CLASSES).state_dict()
+    state["roi_heads.keypoint_head_of_old.0.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / "rcnn.pth")
+    model = build_backbone(BackboneOptions(name="resnet18", norm="bn"))
+    report = load_start(model, StartOptions(weights=str(tmp_path / "rcnn.pth")))
+    assert report.percent == 100
+    assert "roi_heads.keypoint_head_of_old.0.weight" in {tensor.name for tensor in report.of("outside")}
+
+
 def test_the_backbone_alone_of_a_detector_is_a_start_too(tmp_path):
     trained, model = ours(), ours(seed=1)
     path = as_pickle(tmp_path / "d2.pkl", detectron2_state(trained))

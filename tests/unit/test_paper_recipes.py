@@ -1,5 +1,7 @@
 """Every recipe of the paper equals paper.md 1.1 to 1.4 and 4 (column D1), one test for each field."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,9 @@ papers = pytest.mark.parametrize("name", sorted(NORMS))
 pyramids = pytest.mark.parametrize("name", PYRAMIDS)
 
 
+@functools.cache
 def detector(name):
+    """The recipe's detector without memory; tests only read it."""
     with torch.device("meta"):
         return build_detector(
             RECIPES[name]().model, num_classes=80, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3

@@ -17,7 +17,11 @@ from groundup.models.detectron_names import (
     is_detectron,
     is_detectron2,
 )
-from groundup.models.torchvision_detectors import detector_from_torchvision, is_torchvision_detector
+from groundup.models.torchvision_detectors import (
+    detector_from_torchvision,
+    is_torchvision_detector,
+    our_name,
+)
 
 PREFIXES = (
     "module.", "_orig_mod.", "encoder_q.", "base_encoder.", "online_network.", "online_encoder.",
@@ -83,7 +87,8 @@ def named_as_timm(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
 def as_our_detector(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """A foreign detector's tensors under our names; anything else as it is."""
     if is_torchvision_detector(tensors):
-        return detector_from_torchvision(tensors)
+        known = {name: tensor for name, tensor in tensors.items() if our_name(name) is not None}
+        return detector_from_torchvision(known) | {n: t for n, t in tensors.items() if n not in known}
     if is_detectron(tensors):
         return detector_from_detectron2(detectron2_from_detectron(tensors))
     return detector_from_detectron2(tensors) if is_detectron2(tensors) else tensors

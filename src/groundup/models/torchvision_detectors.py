@@ -81,20 +81,26 @@ def renewed(name: str) -> str:
     return name
 
 
+def our_name(name: str) -> str | None:
+    """Our name of one of torchvision's tensors; None where ours have no such part."""
+    if conv := KEYPOINT_CONV.fullmatch(name):
+        return f"keypoint_head.convs.{int(conv[1]) // 2}.0.{conv[2]}"
+    name = renewed(name)
+    for pattern, replacement in NAMES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    return None
+
+
 def rename(name: str) -> str:
     """Our name of one of torchvision's tensors.
 
     Raises:
         DataError: no R-CNN of torchvision has it.
     """
-    conv = KEYPOINT_CONV.fullmatch(name)
-    if conv:
-        return f"keypoint_head.convs.{int(conv[1]) // 2}.0.{conv[2]}"
-    name = renewed(name)
-    for pattern, replacement in NAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
+    ours = our_name(name)
+    if ours is not None:
+        return ours
     raise DataError(
         f"tensor '{name}' belongs to no Faster, Mask or Keypoint R-CNN of torchvision; give the state "
         "dictionary of one, such as maskrcnn_resnet50_fpn"
