@@ -20,6 +20,7 @@ from detector_worlds import NUM_CLASSES, random_batch
 from groundup.errors import DataError, UsageError
 from groundup.models import presets
 from groundup.models.backbone import BackboneOptions, build_backbone
+from groundup.models.detectron_names import detector_from_detectron2, detectron2_from_detectron
 from groundup.models.rcnn import build_detector
 from groundup.models.start import StartOptions, load_start, normalisation_of
 from groundup.models.torchvision_detectors import detector_from_torchvision
@@ -224,6 +225,20 @@ def test_detectrons_folded_norm_gives_the_same_features(tmp_path):
     image = torch.randn(1, 3, 64, 64)
     for found, expected in zip(model(image), trained.backbone(image), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("blob", "detectron2", "here"),
+    [
+        ("conv_fcn8_w", "conv_fcn8.weight", "keypoint_head.convs.7.0.weight"),
+        ("kps_score_lowres_b", "score_lowres.bias", "keypoint_head.deconv.bias"),
+    ],
+)
+def test_keypoint_heads_have_a_place_too(blob, detectron2, here):
+    values = torch.ones(3)
+    theirs = detectron2_from_detectron({blob: values})
+    assert list(theirs) == [f"roi_heads.keypoint_head.{detectron2}"]
+    assert list(detector_from_detectron2(theirs)) == [here]
 
 
 def test_detectron2s_bare_backbones_load(tmp_path):

@@ -68,6 +68,8 @@ HEAD_NAMES = (
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)", r"mask_head.convs.{\1}.0.\2"),
     (r"roi_heads\.mask_head\.deconv\.(\w+)", r"mask_head.upsample.\1"),
     (r"roi_heads\.mask_head\.predictor\.(\w+)", r"mask_head.masks.\1"),
+    (r"roi_heads\.keypoint_head\.conv_fcn(\d)\.(\w+)", r"keypoint_head.convs.{\1}.0.\2"),
+    (r"roi_heads\.keypoint_head\.score_lowres\.(\w+)", r"keypoint_head.deconv.\1"),
 )
 """Source: detectron2, `modeling/{backbone/fpn,backbone/resnet,proposal_generator/rpn,roi_heads/*}.py`."""
 
@@ -92,8 +94,10 @@ BLOB_NAMES = (
     (r"_(?:\[mask\]|mask)_fcn(\d)(_gn)?", r"roi_heads.mask_head.mask_fcn\1\2"),
     (r"conv5_mask", r"roi_heads.mask_head.deconv"),
     (r"mask_fcn_logits", r"roi_heads.mask_head.predictor"),
+    (r"conv_fcn(\d)", r"roi_heads.keypoint_head.conv_fcn\1"),
+    (r"kps_score_lowres", r"roi_heads.keypoint_head.score_lowres"),
 )
-"""Source: Detectron, `modeling/{ResNet,FPN,rpn_heads,fast_rcnn_heads,mask_rcnn_heads}.py`."""
+"""Source: Detectron, `modeling/{ResNet,FPN}.py` and `modeling/*_heads.py`."""
 
 
 def is_detectron(tensors: Mapping[str, Tensor]) -> bool:
