@@ -12,6 +12,7 @@ from typing import Any
 from groundup.classification import TASK, ClassifierRecipe
 from groundup.classifier_recipes import CLASSIFIER_RECIPES
 from groundup.config import did_you_mean, override, plain, read_tree, read_yaml, vary
+from groundup.data.copy_paste import CopyPasteOptions
 from groundup.data.loader import LoaderOptions
 from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
@@ -23,6 +24,7 @@ from groundup.models.keypoint_presets import paper_keypoint_rcnn, torchvision_ke
 from groundup.models.presets import (
     DetectorSizes,
     detectron2,
+    detectron2_new_baseline,
     paper_faster_rcnn,
     paper_faster_rcnn_vgg,
     paper_mask_rcnn,
@@ -55,6 +57,11 @@ TINY_MAX_SIDE = 256
 TINY_BATCH = 4
 TINY_LR = 0.02
 """Ours, found on drawn scenes: docs/LOG.md."""
+
+LSJ_STEPS = 184_375
+LSJ_DROPS = (163_889, 177_546)
+LSJ_BATCH = 64
+"""Detectron2's 100 epochs with large-scale jitter. Source: paper.md 3.2."""
 
 PAPER_SCHEDULE = ScheduleOptions(units=2.0)
 """2x: where the paper's tables begin."""
@@ -214,6 +221,53 @@ def mask_rcnn_r50_fpn_detectron2() -> Recipe:
         training=TrainOptions(
             schedule=ScheduleOptions(units=1.0, warmup_images=16_000, warmup_start=0.001),
             optimizer=OptimizerOptions(preset="detectron2"),
+        ),
+        evaluation=EvaluationOptions(paste="aligned"),
+    )
+
+
+def mask_rcnn_r50_fpn_lsj() -> Recipe:
+    """Detectron2's Mask R-CNN R50-FPN from scratch with large-scale jitter, 100 epochs."""
+    return large_scale_jitter_recipe("mask_rcnn_r50_fpn_lsj", 1)
+
+
+def mask_rcnn_r50_fpn_lsj_200ep() -> Recipe:
+    """The same, 200 epochs."""
+    return large_scale_jitter_recipe("mask_rcnn_r50_fpn_lsj_200ep", 2)
+
+
+def mask_rcnn_r50_fpn_lsj_400ep() -> Recipe:
+    """The same, 400 epochs."""
+    return large_scale_jitter_recipe("mask_rcnn_r50_fpn_lsj_400ep", 4)
+
+
+def mask_rcnn_r50_fpn_lsj_copy_paste() -> Recipe:
+    """Simple Copy-Paste on top of large-scale jitter, 100 epochs."""
+    recipe = large_scale_jitter_recipe("mask_rcnn_r50_fpn_lsj_copy_paste", 1)
+    return vary(recipe, {"transforms.copy_paste": plain(CopyPasteOptions())})
+
+
+def large_scale_jitter_recipe(name: str, times: int) -> Recipe:
+    """So many times 100 epochs on squares of 1024 pixels, all phases as much longer.
+
+    Source: Detectron2, `configs/new_baselines/mask_rcnn_R_50_FPN_{100,200,400}ep_LSJ.py`; paper.md 3.2.
+    """
+    unit = UNIT_STEPS * UNIT_BATCH / LSJ_BATCH
+    return Recipe(
+        name=name,
+        model=detectron2_new_baseline("resnet50", "syncbn"),
+        transforms=TransformOptions(large_scale_jitter=LargeScaleJitterOptions(size=1024)),
+        training=TrainOptions(
+            schedule=ScheduleOptions(
+                units=times * LSJ_STEPS / unit,
+                drops=tuple(times * (LSJ_STEPS - step) / unit for step in LSJ_DROPS),
+                batch_size=LSJ_BATCH,
+                lr=0.1,
+                warmup_images=500 * LSJ_BATCH,
+                warmup_start=0.067,
+            ),
+            optimizer=OptimizerOptions(preset="detectron2", weight_decay=4e-5),
+            precision="fp16",
         ),
         evaluation=EvaluationOptions(paste="aligned"),
     )
@@ -392,6 +446,10 @@ RECIPES: dict[str, Callable[[], AnyRecipe]] = {
         cascade_mask_rcnn_r101_fpn_gn,
         cascade_mask_rcnn_x152_fpn_gn,
         mask_rcnn_r50_fpn_detectron2,
+        mask_rcnn_r50_fpn_lsj,
+        mask_rcnn_r50_fpn_lsj_200ep,
+        mask_rcnn_r50_fpn_lsj_400ep,
+        mask_rcnn_r50_fpn_lsj_copy_paste,
         mask_rcnn_r50_fpn_torchvision,
         mask_rcnn_r50_fpn_torchvision_v2,
         keypoint_rcnn_r50_fpn_gn,

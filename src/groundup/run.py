@@ -218,12 +218,17 @@ def open_splits(recipe: Recipe) -> Splits:
         DataError: nothing to learn from, or nothing that the model learns, or val has categories of its own.
     """
     data, masks = recipe.data, recipe.model.mask_head is not None
-    train_index = open_split(data.train, "train", data, masks=masks)
+    pastes = recipe.transforms.copy_paste is not None
+    train_index = open_split(data.train, "train", data, masks=masks or pastes)
     val_index = open_split(data.val, "val", data, masks=masks)
     if masks and not train_index.has_masks:
         raise DataError(
             f"{data.train.annotations}: has no masks to train a mask head; choose a faster_rcnn recipe, "
             "or set model.mask_head=null"
+        )
+    if pastes and not train_index.has_masks:
+        raise DataError(
+            f"{data.train.annotations}: has no masks to cut out by; set transforms.copy_paste=null"
         )
     refuse_unknown_categories(val_index, train_index.categories)
     num_listed = train_index.num_images

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from groundup.data.world import WorldOptions, write_world
+from groundup.detector import load_detector, with_tta
 
 WORLD = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, max_side=64, max_objects=3,
                      min_size=0.3, max_distractors=0, crowd_ratio=0.0)  # fmt: skip
@@ -114,6 +116,7 @@ def test_help_does_not_import_torch():
         ),
         (["evaluate", "run", "--images", "photos"], 2, "--annotations"),
         (["evaluate", "--results", "a.json", "--annotations", "b.json", "--pictures", "2"], 2, "--pictures"),
+        (["evaluate", "--results", "a.json", "--annotations", "b.json", "--tta", "flip"], 2, "--tta"),
     ],
 )
 def test_a_mistake_is_one_line_and_its_status(words, status, message, tmp_path):
@@ -140,6 +143,14 @@ def test_the_data_commands_describe_a_world(world, tmp_path):
         assert done.returncode == 0, done.stderr
     names = [{image["id"] for image in json.loads(path.read_text())["images"]} for path in (tenth, third)]
     assert names[0] < names[1]
+
+
+def test_a_preview_shows_what_a_recipe_learns_from(world, tmp_path):
+    page = tmp_path / "preview.png"
+    done = groundup("data", "preview", "tiny_mask_rcnn", *data_of(world), "transforms.copy_paste={}",
+                    "--page", page, "--pictures", 4)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(page)) is not None
 
 
 def test_a_broken_data_set_leaves_with_status_3(world, tmp_path):
@@ -174,6 +185,22 @@ def test_a_finished_run_is_evaluated_and_used(run, world, tmp_path):
     assert record == json.loads((tmp_path / "out" / "predictions.json").read_text())[0]
     assert cv2.imread(record["overlay"]) is not None
     assert {"bbox", "score", "category", "category_id", "segmentation"} <= set(record["detections"][0])
+
+
+def test_a_run_looks_at_photographs_in_several_ways(run, world, tmp_path):
+    done = groundup("evaluate", run, "--tta", "{scales: [48, 96], vote_iou: 0.9}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"box/AP", "mask/AP"} <= set(json.loads(done.stdout)["metrics"])
+    (folder,) = (run / "evaluations").glob("newest_tta_*")
+    assert (folder / "predictions.segm.json").exists()
+    photograph = next((world / "val").iterdir())
+    detector = load_detector(run)
+    (plain,) = detector.predict([photograph])
+    (once,) = with_tta(detector, "{flip: false}").predict([photograph])
+    (several,) = with_tta(detector, "flip").predict([photograph])
+    assert torch.allclose(plain.boxes, once.boxes, atol=1e-3)
+    assert torch.allclose(plain.scores, once.scores, atol=1e-6)
+    assert not torch.equal(plain.scores, several.scores)
 
 
 def test_a_run_is_used_from_anywhere_and_judged_where_a_category_is_missing(world, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from groundup.config import differences, plain, read_tree
-from groundup.engine.schedule import drop_points, late_point, total_images
+from groundup.engine.schedule import drop_points, late_point, total_images, warmup_length
 from groundup.errors import DataError, UsageError
 from groundup.recipes import RECIPES, resolve_recipe
 
@@ -80,6 +80,54 @@ def test_a_late_cascade_needs_a_cascade():
         resolve_recipe("mask_rcnn_r50_fpn_gn", ["training.schedule.late_units=1"])
     with pytest.raises(UsageError, match="class_agnostic"):
         resolve_recipe("mask_rcnn_r50_fpn_gn", ["model.cascade={}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("mask_rcnn_r50_fpn_lsj", 1),
+        ("mask_rcnn_r50_fpn_lsj_copy_paste", 1),
+        ("mask_rcnn_r50_fpn_lsj_200ep", 2),
+        ("mask_rcnn_r50_fpn_lsj_400ep", 4),
+    ],
+)
+def test_the_large_scale_jitter_recipes_hold_detectron2s_numbers(name, times):
+    recipe = RECIPES[name]()
+    schedule, optimizer, jitter = (
+        recipe.training.schedule,
+        recipe.training.optimizer,
+        recipe.transforms.large_scale_jitter,
+    )
+    assert total_images(schedule, COCO) == times * 184_375 * 64
+    assert drop_points(schedule, COCO) == (times * 163_889 * 64, times * 177_546 * 64)
+    assert (schedule.batch_size, schedule.lr, schedule.drop_factor) == (64, 0.1, 0.1)
+    assert (warmup_length(schedule, COCO), schedule.warmup_start) == (500 * 64, 0.067)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.preset) == (0.9, 4e-5, "detectron2")
+    assert (jitter.size, jitter.smallest, jitter.largest, recipe.transforms.flip) == (1024, 0.1, 2.0, 0.5)
+    assert recipe.training.precision == "fp16"
+    assert (recipe.start.weights, recipe.start.frozen_stages) == (None, 0)
+    model = recipe.model
+    assert {model.backbone.norm, model.fpn.norm, model.box_head.norm, model.mask_head.norm} == {"syncbn"}
+    assert (model.rpn.conv_depth, model.box_head.num_convs, model.box_head.num_fcs) == (2, 4, 1)
+    assert model.box_head.smooth_l1_beta == 0
+    assert (model.box_head.pool.sampling_ratio, model.box_head.pool.aligned) == (0, True)
+
+
+def test_copy_paste_is_what_the_copy_paste_recipe_adds():
+    plain_recipe, pasting = RECIPES["mask_rcnn_r50_fpn_lsj"](), RECIPES["mask_rcnn_r50_fpn_lsj_copy_paste"]()
+    changed = set(differences([plain_recipe, pasting])) - {"name", "transforms.copy_paste"}
+    assert all(name.startswith("transforms.copy_paste.") for name in changed)
+
+
+def test_the_papers_scale_augmentation_is_a_change_of_sides_alone():
+    base = RECIPES["mask_rcnn_r50_fpn_gn"]()
+    longer = resolve_recipe(
+        "mask_rcnn_r50_fpn_gn", ["transforms.short_side=paper", "training.schedule.units=9"]
+    )
+    assert set(differences([base, longer])) == {"transforms.short_side", "training.schedule.units"}
+    assert longer.transforms.short_side == (640, 672, 704, 736, 768, 800)
+    assert total_images(longer.training.schedule, COCO) == 810_000 * 16
+    assert drop_points(longer.training.schedule, COCO) == (750_000 * 16, 790_000 * 16)
 
 
 def test_swapping_the_start_changes_the_start_and_nothing_else():

@@ -108,6 +108,36 @@ def stats(
 
 
 @app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its options, such as data's.")
+    ] = None,
+    page: Annotated[Path, typer.Option("--page", help="The picture to write.")] = Path("preview.png"),
+    num_pictures: Annotated[int, typer.Option("--pictures", min=1, help="How many samples.")] = 12,
+) -> None:
+    """Draw the first training samples of a detector's recipe as the model sees them."""
+    from groundup.data.preview import draw_samples
+    from groundup.errors import UsageError
+    from groundup.recipes import resolve_recipe
+    from groundup.run import Recipe, open_splits
+
+    resolved = resolve_recipe(recipe, overrides or [])
+    if not isinstance(resolved, Recipe):
+        raise UsageError(f"{recipe} trains a classifier; a preview shows what a detector learns from")
+    draw_samples(
+        open_splits(resolved).train,
+        resolved.transforms,
+        resolved.data.policy,
+        page,
+        num_pictures=num_pictures,
+        seed=resolved.seed,
+        group_size=resolved.model.loss_images,
+    )
+    note(f"drawn {page}")
+
+
+@app.command()
 def index(annotations: Annotations, images: Images = None, as_json: Json = False) -> None:
     """Build the columnar index of a COCO json, or open the one there is."""
     import time

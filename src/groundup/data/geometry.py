@@ -99,7 +99,9 @@ def view_truth(truth: Truth, view: View, size: tuple[int, int], mirrors: Mirrors
     keypoints = view_keypoints(truth, view, mirrors)
     if not view.is_cut(*size):
         if masks is not None:
-            thin = [one_pixel(box, view) if m is None else m for m, box in zip(masks, boxes, strict=True)]
+            thin = [
+                one_pixel(box, view.size) if m is None else m for m, box in zip(masks, boxes, strict=True)
+            ]
             return Truth(boxes=boxes, labels=truth.labels, masks=thin, keypoints=keypoints)
         return Truth(boxes=boxes, labels=truth.labels, masks=None, keypoints=keypoints)
     if masks is not None:
@@ -190,9 +192,9 @@ def tight_bitmap(x: int, y: int, pixels: UInt8[np.ndarray, "h w"]) -> Bitmap | N
     return Bitmap(x=x + left, y=y + top, pixels=pixels[top : rows[-1] + 1, left : columns[-1] + 1])
 
 
-def one_pixel(box: Float32[np.ndarray, "4"], view: View) -> Bitmap:
+def one_pixel(box: Float32[np.ndarray, "4"], size: tuple[int, int]) -> Bitmap:
     """The pixel at the middle of the box: an instance too thin for the pixel grid keeps a mask."""
-    height, width = view.size
+    height, width = size
     x, y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)
     return Bitmap(x=min(x, width - 1), y=min(y, height - 1), pixels=np.ones((1, 1), np.uint8))
 

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from groundup.config import Options
 from groundup.data.coco import Category
 from groundup.data.collate import build_batch, build_sample
+from groundup.data.copy_paste import Pasted, Picture, choose_instances, draw_donor, paste_instances
 from groundup.data.geometry import mirror_table
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.order import image_order, sample_seed
@@ -127,6 +128,7 @@ class BatchSource(Dataset[Batch | Refusal]):
         self.transforms = transforms
         self.policy = policy
         self.mirrors = mirror_table([kind.flip_pairs for kind in index.categories], index.num_keypoints)
+        self.donors = usable_rows(index) if transforms.copy_paste is not None else np.zeros(0, np.int64)
 
     def __getitem__(self, request: Request) -> Batch | Refusal:
         """The batch, or every photograph of it that cannot be used."""
@@ -140,16 +142,28 @@ class BatchSource(Dataset[Batch | Refusal]):
 
     def sample(self, row: int, seed: int, *, train: bool) -> Sample:
         """The photograph of the row, transformed as its seed says."""
+        picture = self.pasted(row, seed).picture if train else self.picture(row, None)
+        size = (int(self.index.sizes[row, 0]), int(self.index.sizes[row, 1]))
+        return build_sample(picture.image, picture.truth, size, int(self.index.image_ids[row]), seed)
+
+    def pasted(self, row: int, seed: int) -> Pasted:
+        """The row's photograph as training sees it, with what is pasted into it."""
+        scene, options = self.picture(row, seed), self.transforms.copy_paste
+        donor = None if options is None else draw_donor(len(self.donors), seed, options)
+        if options is None or donor is None:
+            return Pasted(picture=scene, num_pasted=0, num_hidden=0)
+        place, donor_seed = donor
+        other = self.picture(int(self.donors[place]), donor_seed)
+        rows = choose_instances(len(other.truth.boxes), seed, options)
+        return paste_instances(scene, other, rows, options)
+
+    def picture(self, row: int, seed: int | None) -> Picture:
+        """The row's photograph in the view that the seed names, or that of evaluation."""
         size = (int(self.index.sizes[row, 0]), int(self.index.sizes[row, 1]))
         photograph = decode_image(self.index.path(row), size, self.policy)
-        image, truth = apply_transforms(
-            photograph,
-            self.index.truth(row),
-            self.transforms,
-            seed if train else None,
-            self.mirrors,
-        )
-        return build_sample(image, truth, size, int(self.index.image_ids[row]), seed)
+        truth = self.index.truth(row)
+        image, seen = apply_transforms(photograph, truth, self.transforms, seed, self.mirrors)
+        return Picture(image=image, truth=seen)
 
 
 def made_or_refused(make: Callable[..., Made], *columns: Iterable[Any]) -> list[Made] | Refusal:
@@ -203,13 +217,7 @@ def train_batches(
         raise DataError(
             f"none of the {index.num_images} images has an instance to learn from; see `groundup data check`"
         )
-    order = image_order(
-        len(rows),
-        seed,
-        first_position,
-        is_landscape=index.sizes[rows, 1] >= index.sizes[rows, 0],
-        group_size=group_size or batch_size,
-    )
+    order = training_order(index, rows, seed, first_position, group_size or batch_size)
     share = Share(batch_size=batch_size, rank=rank, world_size=world_size)
     requests = training_requests(rows, order, seed, first_position, share)
     source = BatchSource(index, transforms, policy or ImagePolicy())
@@ -248,6 +256,14 @@ def evaluation_requests(num_images: int, batch_size: int, rank: int, world_size:
 def usable_rows(index: Annotated) -> Int64[np.ndarray, " rows"]:
     """Rows of the images that training shows: those with an instance to learn from."""
     return np.flatnonzero(np.asarray(index.num_usable) > 0)
+
+
+def training_order(
+    index: Annotated, rows: Int64[np.ndarray, " rows"], seed: int, first_position: int, group_size: int
+) -> Iterator[int]:
+    """Places among the usable rows, from a position on and without end (`order.image_order`)."""
+    is_landscape = index.sizes[rows, 1] >= index.sizes[rows, 0]
+    return image_order(len(rows), seed, first_position, is_landscape=is_landscape, group_size=group_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from groundup.data.coco import Index
 from groundup.data.geometry import rasterise_polygons
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.order import image_order
-from groundup.data.truth import Bitmap, Polygons
+from groundup.data.truth import Bitmap, Polygons, Truth
 from groundup.errors import DataError
 from groundup.pictures import draw_instances, draw_sheet, plain_text, write_picture
 
@@ -118,7 +118,7 @@ def describe_index(index: Index) -> Description:
 
 def whole_mask(mask: Polygons | Bitmap, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """The mask on the whole image."""
-    bitmap = rasterise_polygons(mask, *size) if isinstance(mask, list) else mask
+    bitmap = (rasterise_polygons(mask, *size) if mask else None) if isinstance(mask, list) else mask
     canvas = np.zeros(size, bool)
     if bitmap is None:
         return canvas
@@ -129,7 +129,13 @@ def whole_mask(mask: Polygons | Bitmap, size: tuple[int, int]) -> Bool[np.ndarra
 
 def draw_truth(index: Index, row: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
     """The photograph of a row with its annotations; tags where there is a choice of names."""
-    truth = index.truth(row)
+    return draw_annotated(index, index.truth(row), image)
+
+
+def draw_annotated(
+    index: Index, truth: Truth, image: UInt8[np.ndarray, "H W 3"]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A picture with its truth, whose labels are those of the index."""
     size = (image.shape[0], image.shape[1])
     return draw_instances(
         image,

@@ -11,13 +11,15 @@ Legend:
     H, W  height and width of an image
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from pydantic import field_validator
 
 from groundup.config import Options
+from groundup.data.copy_paste import CopyPasteOptions
 from groundup.data.geometry import Mirrors, View, one_pixel, rasterise_polygons, view_truth
 from groundup.data.order import random_fractions
 from groundup.data.truth import Bitmap, Polygons, Truth
@@ -30,6 +32,10 @@ VIEW_STREAM = 11
 NUM_DRAWS = 10
 """Random numbers a view owns. Each choice has its own, drawn or not, so that turning one option on
 changes no other choice: two arms that differ in scale jitter still flip alike."""
+
+PAPER_SCALES = (640, 672, 704, 736, 768, 800)
+"""Shorter sides of the paper's train-time scale augmentation, used with 9x from scratch and 6x
+fine-tuned. Source: He et al. (2019), section 4, says 640 to 800; Detectron and Detectron2 give the set."""
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -76,7 +82,8 @@ class TransformOptions(Options):
     """Geometry of training and evaluation images."""
 
     short_side: tuple[int, ...] = (800,)
-    """Training: shorter side in pixels; several are a jitter of scale, see `short_side_choice`."""
+    """Training: shorter side in pixels; several are a jitter of scale, see `short_side_choice`. `paper` is
+    short for its train-time scale augmentation, 640 to 800."""
     short_side_choice: Literal["set", "range"] = "set"
     """Whether `short_side` lists the choices (as Detectron2's 640, 672, ..., 800) or gives the least and
     the greatest (as the paper's 640, 800)."""
@@ -90,12 +97,20 @@ class TransformOptions(Options):
     """Training: random cut before the resize; None leaves photographs whole."""
     large_scale_jitter: LargeScaleJitterOptions | None = None
     """Training: replaces `short_side` and `max_side` by a jitter of the scale and a cut to a square."""
+    copy_paste: CopyPasteOptions | None = None
+    """Training: paste instances of a second photograph, whose view is drawn likewise; None pastes nothing."""
     test_short_side: int = 800
     """Evaluation: shorter side in pixels."""
     test_max_side: int = 1333
     """Evaluation: the longer side stays within so many pixels."""
     mask_format: Literal["polygons", "bitmaps"] = "polygons"
     """Keep polygons as they are, or draw them at the photograph's resolution as torchvision does."""
+
+    @field_validator("short_side", mode="before")
+    @classmethod
+    def _name_stands_for_sides(cls, value: Any) -> Any:
+        """Put the paper's sides in the place of their name."""
+        return PAPER_SCALES if value == "paper" else value
 
     def model_post_init(self, _context: object) -> None:
         """Refuse sides and shares that cannot be."""
@@ -230,11 +245,8 @@ def with_bitmaps(truth: Truth, size: Size) -> Truth:
     """
     if truth.masks is None:
         return truth
-    whole = View(cut=(0, 0, size[1], size[0]), scaled=size, window=(0, 0, size[1], size[0]), flip=False)
     masks: list[Polygons | Bitmap] = [
-        (rasterise_polygons(mask, *size) or one_pixel(box, whole))
-        if isinstance(mask, list) and mask
-        else mask
+        (rasterise_polygons(mask, *size) or one_pixel(box, size)) if isinstance(mask, list) and mask else mask
         for mask, box in zip(truth.masks, truth.boxes, strict=True)
     ]
     return Truth(boxes=truth.boxes, labels=truth.labels, masks=masks, keypoints=truth.keypoints)

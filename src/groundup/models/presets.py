@@ -259,6 +259,37 @@ def detectron2(
     )
 
 
+def detectron2_new_baseline(
+    backbone: str = "resnet50", norm: NormKind = "syncbn", *, sizes: DetectorSizes = PUBLISHED
+) -> DetectorOptions:
+    """Detectron2's Mask R-CNN of 2021: norm everywhere, two RPN convolutions, 4conv1fc box head.
+
+    Its heads have a SyncBN that counts RoIs (`NaiveSyncBN` with `stats_mode="N"`), as ours always does.
+
+    Args:
+        backbone: timm's name.
+        norm: of backbone, neck and heads.
+        sizes: widths and counts.
+
+    Source: Detectron2, `configs/new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py`; paper.md 3.2.
+    """
+    plain = detectron2(backbone, norm, sizes=sizes)
+    box_head = {
+        "num_convs": sizes.box_convs,
+        "conv_channels": sizes.head_channels,
+        "norm": norm,
+        "num_fcs": 1,
+    }
+    return plain.model_copy(
+        update={
+            "fpn": plain.fpn.model_copy(update={"norm": norm}),
+            "rpn": plain.rpn.model_copy(update={"conv_depth": 2}),
+            "box_head": plain.box_head.model_copy(update=box_head),
+            "mask_head": plain.mask_head and plain.mask_head.model_copy(update={"norm": norm}),
+        }
+    )
+
+
 def torchvision(
     backbone: str = "resnet50",
     norm: NormKind = "bn",
