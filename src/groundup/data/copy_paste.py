@@ -133,7 +133,9 @@ def paste_instances(scene: Picture, donor: Picture, rows: Sequence[int], options
     )
 
 
-def canvas_size(scene: Size, donor: Size, boxes: Float32[np.ndarray, "G 4"], pieces: Sequence[Bitmap]) -> Size:
+def canvas_size(
+    scene: Size, donor: Size, boxes: Float32[np.ndarray, "G 4"], pieces: Sequence[Bitmap]
+) -> Size:
     """The scene's size, larger where the pieces or their boxes reach beyond it; both lie within the donor."""
     right = max(bitmap_box(piece)[2] for piece in pieces)
     bottom = max(bitmap_box(piece)[3] for piece in pieces)
