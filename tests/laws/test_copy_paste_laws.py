@@ -50,7 +50,14 @@ def drawn_picture(size, seed, num_instances=5, *, bitmaps=False):
     truth = draw_truth(generator, num_instances, *size)
     # No keypoint lies on the border between two pixels, which a mirror would put on the other one.
     truth.keypoints[:, :, :2] += 0.3
-    return Picture(image=image, truth=with_bitmaps(truth, size) if bitmaps else truth)
+    return Picture(image=image, truth=in_bitmaps(truth, size) if bitmaps else truth)
+
+
+def in_bitmaps(truth, size):
+    """The truth with masks that a mirror and a doubling move to the pixel, and their boxes."""
+    drawn = with_bitmaps(truth, size)
+    boxes = [[m.x, m.y, m.x + m.pixels.shape[1], m.y + m.pixels.shape[0]] for m in drawn.masks]
+    return replace(drawn, boxes=np.array(boxes, np.float32).reshape(-1, 4))
 
 
 def canvas_of(mask, size):
