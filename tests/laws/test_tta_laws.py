@@ -27,13 +27,16 @@ from groundup.engine.tta import (
     view_weights,
 )
 from groundup.errors import UsageError
+from groundup.models.keypoint_head import KeypointHeadOptions
+from groundup.models.rois import PoolOptions
 from groundup.ops.boxes import box_iou
 from groundup.ops.voting import vote_boxes
 from groundup.structures import BatchView, Shapes
 
 CPU = torch.device("cpu")
 TRANSFORMS = TransformOptions(test_short_side=96, test_max_side=160)
-CATEGORIES = [Category(id=label + 1, name=f"kind {label}") for label in range(NUM_CLASSES)]
+SIDES = ("left eye", "nose", "right eye")
+CATEGORIES = [Category(id=label + 1, name=f"kind {label}", keypoints=SIDES) for label in range(NUM_CLASSES)]
 
 
 def photographs(*sizes, seed=0):
@@ -80,6 +83,35 @@ def test_what_is_found_in_a_mirrored_photograph_is_mirrored():
     turned = detect(model, views_of([np.ascontiguousarray(picture[:, ::-1])], (48, 192)))
     expected = [replace(mirrored(one), masks=one.masks.flip(-1)) for one in straight]
     assert_same_detections(turned, expected)
+
+
+def keypoint_detector():
+    head = KeypointHeadOptions(num_convs=1, channels=32, pool=PoolOptions(resolution=7))
+    return tiny_detector(mask_head=None, keypoint_head=head).eval()
+
+
+def test_keypoints_of_one_view_are_those_of_plain_detection():
+    model = keypoint_detector()
+    views = views_of(photographs((96, 128)), flip=False)
+    (once,), (plain,) = detect(model, views), model.detect(next(iter(views)).batch)
+    torch.testing.assert_close(once.keypoints, plain.keypoints, atol=1e-3, rtol=0)
+
+
+def test_keypoints_of_a_mirrored_photograph_are_mirrored_and_change_sides():
+    model = keypoint_detector()
+    (picture,) = photographs((96, 128))
+    options = {"keypoint_area": 30.0**2}
+    (straight,) = detect(model, views_of([picture], (48, 192)), **options)
+    (turned,) = detect(model, views_of([np.ascontiguousarray(picture[:, ::-1])], (48, 192)), **options)
+    expected = straight.keypoints[:, [2, 1, 0]]
+    torch.testing.assert_close(turned.keypoints[..., 2], expected[..., 2], atol=1e-4, rtol=0)
+    near = ((turned.keypoints[..., 0] - (128 - expected[..., 0])).abs() < 1e-2) & (
+        (turned.keypoints[..., 1] - expected[..., 1]).abs() < 1e-2
+    )
+    # Peaks that are equal to rounding may fall either way.
+    assert near.float().mean() > 0.97
+    (plain,) = model.detect(next(iter(views_of([picture]))).batch)
+    assert plain.keypoints.shape[1:] == straight.keypoints.shape[1:] == (3, 3)
 
 
 def test_the_order_of_views_changes_nothing():
