@@ -282,7 +282,7 @@ def detectron2_new_baseline(
     }
     return plain.model_copy(
         update={
-            "fpn": plain.fpn.model_copy(update={"norm": norm}),
+            "fpn": plain.fpn and plain.fpn.model_copy(update={"norm": norm}),
             "rpn": plain.rpn.model_copy(update={"conv_depth": 2}),
             "box_head": plain.box_head.model_copy(update=box_head),
             "mask_head": plain.mask_head and plain.mask_head.model_copy(update={"norm": norm}),
