@@ -14,7 +14,7 @@ from groundup.classifier_recipes import CLASSIFIER_RECIPES
 from groundup.config import did_you_mean, override, plain, read_tree, read_yaml, vary
 from groundup.data.copy_paste import CopyPasteOptions
 from groundup.data.loader import LoaderOptions
-from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
+from groundup.data.transforms import PAPER_SCALES, LargeScaleJitterOptions, TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import EPOCHS_PER_UNIT, UNIT_BATCH, UNIT_STEPS, ScheduleOptions
@@ -65,7 +65,7 @@ LSJ_BATCH = 64
 
 PAPER_SCHEDULE = ScheduleOptions(units=2.0)
 """2x: where the paper's tables begin."""
-SCALES = (640, 672, 704, 736, 768, 800)
+SCALES = PAPER_SCALES
 """Shorter sides of train-time scale augmentation. Source: paper.md 1.5, Detectron's discrete set."""
 VGG_SCRATCH_UNITS = 11.0
 VGG_TUNED_UNITS = 9.0
@@ -304,7 +304,7 @@ def torchvision_recipe(name: str, model: DetectorOptions) -> Recipe:
     )
 
 
-KEYPOINT_SIDES = (640, 672, 704, 736, 768, 800)
+KEYPOINT_SIDES = PAPER_SCALES
 """Training images of keypoint recipes. Source: Detectron, `e2e_keypoint_rcnn_R-50-FPN_1x.yaml`; torchvision,
 `KeypointRCNN`."""
 KEYPOINT_UNIT = 90_000 * 16
