@@ -72,6 +72,7 @@ def short_axes(study):
         pytest.param("syncbn", "scratch", id="syncbn"),
         pytest.param("vgg", "scratch", id="vgg"),
         pytest.param("keypoints", "scratch", id="keypoints"),
+        pytest.param("voc", "scratch", id="box and voc"),
     ],
 )
 def test_one_arm_of_each_kind_is_trained_and_judged(name, arm, small, tmp_path):

@@ -8,6 +8,7 @@ from groundup.study.paper.low_data import figure7, figure7_10k, figure8, figure8
 from groundup.study.paper.schedules import figure1, figure2, figure3, figure4, syncbn, table1, table2
 from groundup.study.paper.setting import Sources
 from groundup.study.paper.systems import figure6, keypoints, vgg
+from groundup.study.paper.voc import voc
 from groundup.study.study import Study
 
 BUILT_IN: dict[str, Callable[[Sources], Study]] = {
@@ -27,6 +28,7 @@ BUILT_IN: dict[str, Callable[[Sources], Study]] = {
         syncbn,
         keypoints,
         vgg,
+        voc,
     )
 }
 """Each gives its study at full scale."""

@@ -20,6 +20,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mask_rcnn_r50_fpn_gn": ("tiny_mask_rcnn", {}),
     "mask_rcnn_r101_fpn_gn": ("tiny_mask_rcnn", {"model.backbone.name": "resnet14t"}),
     "mask_rcnn_r50_fpn_syncbn": ("tiny_mask_rcnn", SYNCBN),
+    "faster_rcnn_r101_fpn_gn": ("tiny_faster_rcnn", {"model.backbone.name": "resnet14t"}),
     "keypoint_rcnn_r50_fpn_gn": ("tiny_keypoint_rcnn", {}),
     "faster_rcnn_vgg16": ("tiny_faster_rcnn_vgg", {}),
 }
