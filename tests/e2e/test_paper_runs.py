@@ -71,6 +71,7 @@ def short_axes(study):
         pytest.param("figure1", "scratch", id="mask"),
         pytest.param("syncbn", "scratch", id="syncbn"),
         pytest.param("vgg", "scratch", id="vgg"),
+        pytest.param("figure5", "R50 scratch, test augmentation", id="cascade and test augmentation"),
         pytest.param("keypoints", "scratch", id="keypoints"),
         pytest.param("voc", "scratch", id="box and voc"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from groundup.config import did_you_mean
 from groundup.errors import UsageError
+from groundup.study.paper.enhanced import figure5, table3
 from groundup.study.paper.low_data import figure7, figure7_10k, figure8, figure8_own
 from groundup.study.paper.schedules import figure1, figure2, figure3, figure4, syncbn, table1, table2
 from groundup.study.paper.setting import Sources
@@ -18,6 +19,7 @@ BUILT_IN: dict[str, Callable[[Sources], Study]] = {
         figure2,
         figure3,
         figure4,
+        figure5,
         figure6,
         figure7,
         figure7_10k,
@@ -25,6 +27,7 @@ BUILT_IN: dict[str, Callable[[Sources], Study]] = {
         figure8_own,
         table1,
         table2,
+        table3,
         syncbn,
         keypoints,
         vgg,
