@@ -147,7 +147,7 @@ def test_no_recipe_from_scratch_freezes_anything(name):
     assert recipe.start.frozen_stages == 0
     with torch.device("meta"):
         model = build_detector(
-            recipe.model, num_classes=2, pixel_mean=(0.5,) * 3, pixel_std=(0.25,) * 3
+            recipe.model, num_classes=2, num_keypoints=17, pixel_mean=(0.5,) * 3, pixel_std=(0.25,) * 3
         ).train()
     assert all(weight.requires_grad for weight in model.parameters())
     assert all(module.training for module in model.modules())
