@@ -20,6 +20,7 @@ from groundup.data.loader import LoaderOptions, evaluation_batches, train_batche
 from groundup.data.transforms import TransformOptions
 from groundup.engine.checkpoint import load_weights
 from groundup.engine.classify import ClassEvaluation, ClassEvaluationOptions, evaluate_classes
+from groundup.engine.distributed import World, joined
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
 from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state
@@ -189,28 +190,35 @@ def train_classifier_run(
         DivergedError: the loss left the finite numbers.
     """
     options = with_time_limit(recipe.training, time_limit)
-    splits = open_class_splits(recipe)
-    check_schedule(options.schedule, splits.train.num_images)
-    model = first_classifier(recipe, len(splits.train.categories))
-    report = load_start(model, recipe.start)
+    with joined(options.upkeep.process_timeout) as world:
+        if recipe.features == "cached" and world.size > 1:
+            raise UsageError(
+                "features=cached trains a head alone, which one process does best; WORLD_SIZE is "
+                f"{world.size}: start one process, or set features=computed"
+            )
+        splits = world.in_turn(lambda: open_class_splits(recipe))
+        world.together(lambda: check_schedule(options.schedule, splits.train.num_images))
+        model = first_classifier(recipe, len(splits.train.categories))
+        report = world.in_turn(lambda: load_start(model, recipe.start))
 
-    def work(stop: StopFlag) -> tuple[Batches, Evaluate]:
-        batches, judged = pictures_work(recipe, splits)
-        if recipe.features == "cached":
-            source = source_of(recipe, model, report)
-            batches, judged = features_work(recipe, splits, source, folder, stop)
-        return batches, class_evaluation_of(recipe, splits.val, judged, folder, stop)
+        def work(stop: StopFlag) -> tuple[Batches, Evaluate]:
+            batches, judged = pictures_work(recipe, splits, world)
+            if recipe.features == "cached":
+                source = source_of(recipe, model, report)
+                batches, judged = features_work(recipe, splits, source, folder, stop)
+            return batches, class_evaluation_of(recipe, splits.val, judged, folder, stop, world)
 
-    result = carry_out(
-        model,
-        folder,
-        class_beginning(recipe, splits, report),
-        options,
-        work,
-        num_images=splits.train.num_images,
-        seed=recipe.seed,
-        quiet=quiet,
-    )
+        result = carry_out(
+            model,
+            folder,
+            class_beginning(recipe, splits, report),
+            options,
+            work,
+            num_images=splits.train.num_images,
+            seed=recipe.seed,
+            quiet=quiet,
+            world=world,
+        )
     return with_features_billed(folder, result) if recipe.features == "cached" else result
 
 
@@ -252,9 +260,9 @@ def class_beginning(recipe: ClassifierRecipe, splits: ClassSplits, report: LoadR
 
 
 def pictures_work(
-    recipe: ClassifierRecipe, splits: ClassSplits
+    recipe: ClassifierRecipe, splits: ClassSplits, world: World
 ) -> tuple[Batches, Callable[[], Iterator[Batch]]]:
-    """Training and evaluation batches of photographs."""
+    """Training and evaluation batches of photographs, a process's share of them."""
 
     def batches(first_position: int) -> Iterator[Batch]:
         return train_batches(
@@ -264,20 +272,27 @@ def pictures_work(
             batch_size=recipe.microbatch,
             seed=recipe.seed,
             first_position=first_position,
+            rank=world.rank,
+            world_size=world.size,
             group_size=1,
             policy=recipe.data.policy,
         )
 
-    return batches, lambda: picture_batches(recipe, splits.val)
+    return batches, lambda: picture_batches(recipe, splits.val, world)
 
 
-def picture_batches(recipe: ClassifierRecipe, index: ClassIndex) -> Iterator[Batch]:
-    """Every photograph of the index once, with the evaluation geometry."""
+def picture_batches(
+    recipe: ClassifierRecipe, index: ClassIndex, world: World | None = None
+) -> Iterator[Batch]:
+    """Every photograph of the index once, with the evaluation geometry, or a process's share of them."""
+    place = world or World()
     return evaluation_batches(
         index,
         recipe.transforms,
         recipe.loader,
         batch_size=recipe.evaluation.batch_size,
+        rank=place.rank,
+        world_size=place.size,
         policy=recipe.data.policy,
     )
 
@@ -312,6 +327,7 @@ def class_evaluation_of(
     batches: Callable[[], Iterator[Batch]],
     folder: Path,
     stop: StopFlag,
+    world: World,
 ) -> Evaluate:
     """What the loop calls to evaluate: metrics of a model after so many images."""
 
@@ -324,6 +340,7 @@ def class_evaluation_of(
             files=index.names,
             folder=evaluation_folder(folder, images_seen),
             stop=stop,
+            world=world,
         )
         return dict(evaluation.metrics)
 

@@ -17,6 +17,8 @@ class GroundupError(Exception):
     """A fault a user can mend; the message says what was found, where, and what to do."""
 
     exit_code: ClassVar[int] = EXIT_INTERNAL
+    is_told: bool = False
+    """Whether another process of the run has said it already."""
 
 
 class UsageError(GroundupError):
@@ -45,5 +47,11 @@ class CheckpointError(GroundupError):
 
 class Interrupted(GroundupError):  # noqa: N818 - no fault: the run was asked to stop
     """The run was asked to stop; it wrote a checkpoint and can go on."""
+
+    exit_code: ClassVar[int] = EXIT_RESUMABLE
+
+
+class LostProcess(GroundupError):  # noqa: N818 - no fault of this process
+    """Another process of the run is gone; the newest checkpoint stands and the same command goes on."""
 
     exit_code: ClassVar[int] = EXIT_RESUMABLE

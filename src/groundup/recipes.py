@@ -72,6 +72,15 @@ VGG_TUNED_UNITS = 9.0
 """Lengths of the paper's VGG-16 from scratch and fine-tuned. Source: paper.md 1.6."""
 
 
+PRECISE_BN_IMAGES = 3_200
+"""Source: Detectron2, `TEST.PRECISE_BN.NUM_ITER` 200 of 16 images, on in `scratch_mask_rcnn_..._syncbn`."""
+
+
+def with_precise_bn(recipe: Recipe) -> Recipe:
+    """The recipe with batch norms judged by Detectron2's number of training images."""
+    return vary(recipe, {"evaluation.precise_bn": PRECISE_BN_IMAGES})
+
+
 def paper_recipe(name: str, model: DetectorOptions) -> Recipe:
     """The paper's schedule and optimizer round a detector.
 
@@ -131,13 +140,13 @@ def mask_rcnn_x152_fpn_gn() -> Recipe:
 
 
 def mask_rcnn_r50_fpn_syncbn() -> Recipe:
-    """The paper's Mask R-CNN, ResNet-50 FPN with SyncBN."""
-    return paper_recipe("mask_rcnn_r50_fpn_syncbn", paper_mask_rcnn("resnet50", "syncbn"))
+    """The paper's Mask R-CNN, ResNet-50 FPN with SyncBN, judged by precise statistics."""
+    return with_precise_bn(paper_recipe("mask_rcnn_r50_fpn_syncbn", paper_mask_rcnn("resnet50", "syncbn")))
 
 
 def mask_rcnn_r101_fpn_syncbn() -> Recipe:
     """The paper's Mask R-CNN, ResNet-101 FPN with SyncBN."""
-    return paper_recipe("mask_rcnn_r101_fpn_syncbn", paper_mask_rcnn("resnet101", "syncbn"))
+    return with_precise_bn(paper_recipe("mask_rcnn_r101_fpn_syncbn", paper_mask_rcnn("resnet101", "syncbn")))
 
 
 def faster_rcnn_r50_fpn_gn() -> Recipe:

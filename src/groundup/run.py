@@ -4,6 +4,8 @@ A run is a folder. `train_run` carries a recipe out in it, or goes on where it w
 `load_detector` opens what came of it.
 """
 
+import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import (
@@ -31,7 +33,9 @@ from groundup.data.subset import subset_rows
 from groundup.data.transforms import TransformOptions
 from groundup.data.views import Look, evaluation_views, plan_looks
 from groundup.engine.checkpoint import load_weights
+from groundup.engine.distributed import World, joined
 from groundup.engine.evaluate import Evaluation, EvaluationOptions, Shown, evaluate
+from groundup.engine.precise_norm import precise_norms, save_statistics
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
 from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
@@ -320,6 +324,8 @@ def train_run(
 ) -> dict[str, Any]:
     """Carry the recipe out in the folder, or go on where it was stopped.
 
+    Under torchrun every process calls this alike; together they train one model.
+
     Returns:
         The content of `result.json`: images seen, metrics, exposure.
 
@@ -330,28 +336,35 @@ def train_run(
         DivergedError: the loss left the finite numbers.
     """
     options = with_time_limit(recipe.training, time_limit)
-    splits = open_splits(recipe)
-    check_schedule(options.schedule, splits.train.num_images)
-    state = run_state(folder)
-    if state == "missing" and recipe.data.overlap == "refuse":
-        refuse_shared(splits.train, splits.val)
-    model = build_model(recipe, splits.train.categories)
-    report = load_start(model, recipe.start, [category.name for category in splits.train.categories])
-    result = carry_out(
-        model,
-        folder,
-        beginning_of(recipe, splits, report),
-        options,
-        lambda stop: (training_batches(recipe, splits.train), evaluation_of(recipe, splits, folder, stop)),
-        num_images=splits.train.num_images,
-        seed=recipe.seed,
-        quiet=quiet,
-    )
-    return judged_anew(recipe, splits, folder, model, result) if state == "done" else result
+    with joined(options.upkeep.process_timeout) as world:
+        splits = world.in_turn(lambda: open_splits(recipe))
+        world.together(lambda: check_schedule(options.schedule, splits.train.num_images))
+        state = world.lead(lambda: run_state(folder))
+        if state == "missing" and recipe.data.overlap == "refuse":
+            world.together(lambda: refuse_shared(splits.train, splits.val))
+        model = build_model(recipe, splits.train.categories)
+        names = [category.name for category in splits.train.categories]
+        report = world.in_turn(lambda: load_start(model, recipe.start, names))
+        result = carry_out(
+            model,
+            folder,
+            beginning_of(recipe, splits, report),
+            options,
+            lambda stop: (
+                training_batches(recipe, splits.train, world),
+                evaluation_of(recipe, splits, folder, stop, world),
+            ),
+            num_images=splits.train.num_images,
+            seed=recipe.seed,
+            quiet=quiet,
+            world=world,
+            loss_images=recipe.model.loss_images,
+        )
+        return judged_anew(recipe, splits, folder, model, result, world) if state == "done" else result
 
 
 def judged_anew(
-    recipe: Recipe, splits: Splits, folder: Path, model: RCNN, result: dict[str, Any]
+    recipe: Recipe, splits: Splits, folder: Path, model: RCNN, result: dict[str, Any], world: World
 ) -> dict[str, Any]:
     """The result of a finished run; where it was judged by other options, with metrics by these.
 
@@ -364,10 +377,15 @@ def judged_anew(
         return result
     where = folder / "evaluations" / f"newest_{fingerprint(evaluation)}"
     shown = "; ".join(f"evaluation.{name}: {old!r} then, {new!r} now" for name, (old, new) in changed.items())
-    print(f"{folder} was finished and judged by other options ({shown}); judging it anew", file=sys.stderr)
+    if world.leads:
+        print(
+            f"{folder} was finished and judged by other options ({shown}); judging it anew", file=sys.stderr
+        )
     model.load_state_dict(load_weights(folder))
     model.to(default_device())
-    found = evaluate_detector(model, recipe, splits.val, where, categories=splits.train.categories)
+    found = evaluate_detector(
+        model, recipe, splits.val, where, categories=splits.train.categories, world=world
+    )
     return {**result, "metrics": dict(found.metrics), "evaluation": str(where)}
 
 
@@ -400,8 +418,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return vary(recipe, paths)
 
 
-def training_batches(recipe: Recipe, index: Index) -> Batches:
-    """The batches that follow a position in the order of the recipe's seed."""
+def training_batches(recipe: Recipe, index: Index, world: World | None = None) -> Batches:
+    """The batches that follow a position in the order of the recipe's seed, or a process's share of each."""
+    place = world or World()
 
     def batches(first_position: int) -> Iterator[Batch]:
         return train_batches(
@@ -411,6 +430,8 @@ def training_batches(recipe: Recipe, index: Index) -> Batches:
             batch_size=recipe.microbatch,
             seed=recipe.seed,
             first_position=first_position,
+            rank=place.rank,
+            world_size=place.size,
             group_size=recipe.model.loss_images,
             policy=recipe.data.policy,
         )
@@ -418,22 +439,28 @@ def training_batches(recipe: Recipe, index: Index) -> Batches:
     return batches
 
 
-def evaluation_of(recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None) -> Evaluate:
+def evaluation_of(
+    recipe: Recipe, splits: Splits, folder: Path, stop: StopFlag | None, world: World | None = None
+) -> Evaluate:
     """What the loop calls to evaluate: metrics of a model after so many images."""
     learnt = learnt_images(recipe, splits.train)
 
     def evaluate_model(model: nn.Module, images_seen: int) -> dict[str, float | None]:
         assert isinstance(model, RCNN)
-        where = evaluation_folder(folder, images_seen)
-        evaluation = evaluate_detector(
-            model, recipe, splits.val, where, categories=splits.train.categories, stop=stop
-        )
-        metrics: dict[str, float | None] = dict(evaluation.metrics)
-        if learnt is not None:
-            seen = evaluate_detector(
-                model, recipe, learnt, None, categories=splits.train.categories, stop=stop
+        where, place = evaluation_folder(folder, images_seen), world or World()
+        with contextlib.ExitStack() as held:
+            if recipe.evaluation.precise_bn:
+                statistics = held.enter_context(precise_norms_of(model, recipe, splits.train, place, stop))
+                place.lead(lambda: save_statistics(where, statistics))
+            evaluation = evaluate_detector(
+                model, recipe, splits.val, where, categories=splits.train.categories, stop=stop, world=place
             )
-            metrics |= {f"{TRAINING}/{name}": value for name, value in seen.metrics.items()}
+            metrics: dict[str, float | None] = dict(evaluation.metrics)
+            if learnt is not None:
+                seen = evaluate_detector(
+                    model, recipe, learnt, None, categories=splits.train.categories, stop=stop, world=place
+                )
+                metrics |= {f"{TRAINING}/{name}": value for name, value in seen.metrics.items()}
         return metrics
 
     return evaluate_model
@@ -447,6 +474,15 @@ def learnt_images(recipe: Recipe, train: Index) -> Index | None:
     return train.subset(subset_rows(train, share, recipe.data.fraction_seed))
 
 
+def precise_norms_of(
+    model: RCNN, recipe: Recipe, index: Index, world: World, stop: StopFlag | None
+) -> contextlib.AbstractContextManager[dict[str, Tensor]]:
+    """Batch norms by the first `evaluation.precise_bn` images of the run's order, until it is left."""
+    num_batches = -(-recipe.evaluation.precise_bn // recipe.microbatch)
+    stream = itertools.islice(training_batches(recipe, index, world)(0), num_batches)
+    return precise_norms(model, stream, num_batches, world, stop)
+
+
 def evaluate_detector(
     model: RCNN,
     recipe: Recipe,
@@ -456,31 +492,39 @@ def evaluate_detector(
     categories: Sequence[Category],
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """AP of a detector on a split; predictions and metrics go to the folder.
 
-    `categories` are those of the model's labels, which the split may lack some of.
+    `categories` are those of the model's labels, which the split may lack some of. Several processes share
+    the photographs and get the same answer.
     """
+    place = world or World()
     return evaluate(
         model,
-        shown_batches(recipe, index),
+        shown_batches(recipe, index, place),
         index.document() | {"categories": [category_record(category) for category in categories]},
         recipe.evaluation,
         category_ids=[category.id for category in categories],
         folder=folder,
         stop=stop,
         progress=progress,
+        world=place,
     )
 
 
-def shown_batches(recipe: Recipe, index: Index) -> Iterator[Shown]:
-    """What evaluation shows the model: every photograph once, or all its views."""
+def shown_batches(recipe: Recipe, index: Index, world: World) -> Iterator[Shown]:
+    """What evaluation shows the model: every photograph of this process's share once, or all its views."""
     evaluation = recipe.evaluation
-    size, policy = evaluation.batch_size, recipe.data.policy
+    share: dict[str, Any] = {
+        "batch_size": evaluation.batch_size,
+        "rank": world.rank,
+        "world_size": world.size,
+        "policy": recipe.data.policy,
+    }
     if evaluation.tta is None:
-        return evaluation_batches(index, recipe.transforms, recipe.loader, batch_size=size, policy=policy)
-    looks = looks_of(recipe)
-    return evaluation_views(index, recipe.transforms, recipe.loader, looks, batch_size=size, policy=policy)
+        return evaluation_batches(index, recipe.transforms, recipe.loader, **share)
+    return evaluation_views(index, recipe.transforms, recipe.loader, looks_of(recipe), **share)
 
 
 def looks_of(recipe: Recipe) -> tuple[Look, ...]:

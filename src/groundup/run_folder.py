@@ -18,6 +18,8 @@ from torch import nn
 from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import Category, category_record
 from groundup.data.order import hash_of
+from groundup.engine.checkpoint import EVALUATIONS
+from groundup.engine.distributed import World
 from groundup.engine.journal import LOG
 from groundup.engine.schedule import (
     ScheduleOptions,
@@ -75,7 +77,7 @@ def run_folder(recipe: RunRecipe) -> Path:
 
 
 def default_device() -> torch.device:
-    """The GPU of this process where there is one."""
+    """The GPU of this process where there is one; `engine.distributed.joined` has chosen among several."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -185,17 +187,22 @@ def carry_out(
     num_images: int,
     seed: int,
     quiet: bool,
+    world: World,
+    loss_images: int = 1,
 ) -> dict[str, Any]:
     """Record the beginning and train the model on this process's device; `result.json`'s content comes back.
 
-    `work` gives the batches and the evaluation, which poll the flag where they take long.
+    `work` gives the batches and the evaluation, which poll the flag where they take long. Losses are means
+    over groups of `loss_images` images.
 
     Raises:
-        UsageError: the folder holds another run.
+        UsageError: the folder holds another run, or processes were started differently.
         Interrupted, DivergedError, CheckpointError: as `engine.train.train`.
     """
-    record_beginning(folder, beginning)
-    if not quiet:
+    recipe = fingerprint(beginning.identity)
+    world.agree_on({"the run's folder": str(folder), "the recipe's fingerprint": recipe})
+    world.lead(lambda: record_beginning(folder, beginning))
+    if not quiet and world.leads:
         for line in (f"run: {folder}", *beginning.notes, *beginning.report.lines()):
             print(line, file=sys.stderr)
     model.to(default_device())
@@ -208,10 +215,12 @@ def carry_out(
             folder,
             num_images=num_images,
             seed=seed,
-            recipe=fingerprint(beginning.identity),
+            recipe=recipe,
             evaluate=evaluate,
             stop=stop,
             quiet=quiet,
+            world=world,
+            loss_images=loss_images,
         )
 
 
@@ -235,7 +244,7 @@ def category_of(record: dict[str, Any]) -> Category:
 
 def evaluation_folder(folder: Path, images_seen: int) -> Path:
     """Where the run keeps what an evaluation after so many images found."""
-    return folder / "evaluations" / f"images_{images_seen:09d}"
+    return folder / EVALUATIONS / f"images_{images_seen:09d}"
 
 
 def model_lines(

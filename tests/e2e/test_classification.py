@@ -19,6 +19,8 @@ from groundup.errors import Interrupted, UsageError
 from groundup.models.start import load_start, normalisation_of
 from groundup.recipes import RECIPES, resolve_recipe
 from groundup.run import build_model
+from processes import in_processes
+from small_training import lines_of
 
 TWO = ObjectOptions(forms=("ring", "leaf"), textures=("stripes",), side=64, min_size=0.9, max_distractors=0)
 SMALL = [
@@ -296,3 +298,27 @@ def test_imagenet_features_tell_cats_from_dogs(shared_data, tmp_path, monkeypatc
         ],
     )
     assert train_classifier_run(recipe, tmp_path / "run", quiet=True)["metrics"]["class/top1"] > 0.85
+
+
+def classifier_part(recipe, folder):
+    result = train_classifier_run(recipe, folder, quiet=True)
+    result["exposure"].pop("seconds")
+    return result
+
+
+def test_several_processes_train_the_classifier_of_one(folders, tmp_path):
+    recipe = short_recipe(folders, 32, *SMALL, "model.dropout=0.5", "training.upkeep.log_every=8")
+    alone = classifier_part(recipe, tmp_path / "one")
+    for number, part in enumerate(in_processes(3, classifier_part, recipe, tmp_path / "three")):
+        assert part["exposure"] == alone["exposure"], number
+        assert part["metrics"] == pytest.approx(alone["metrics"], abs=0.03)
+    one, three = (
+        [line["loss"] for line in lines_of(tmp_path / name) if line["kind"] == "train"]
+        for name in ("one", "three")
+    )
+    assert one == pytest.approx(three, rel=1e-4)
+    files = [
+        np.load(tmp_path / name / "evaluations" / "images_000000032" / "predictions.npz")
+        for name in ("one", "three")
+    ]
+    assert files[0]["image_ids"].tolist() == files[1]["image_ids"].tolist()

@@ -250,10 +250,11 @@ def test_a_run_that_cannot_write_says_so(tmp_path):
     assert run_state(tmp_path) == "partial"
 
 
-def test_several_processes_are_refused_not_run_wrongly():
+def test_a_place_that_no_world_has_is_refused():
     assert read_world({}).size == 1
-    with pytest.raises(UsageError, match="WORLD_SIZE is 2"):
-        read_world({"RANK": "0", "WORLD_SIZE": "2"})
+    assert read_world({"RANK": "1", "WORLD_SIZE": "2"}).rank == 1
+    with pytest.raises(UsageError, match="RANK is 2, but WORLD_SIZE is 2"):
+        read_world({"RANK": "2", "WORLD_SIZE": "2"})
     with pytest.raises(UsageError, match="RANK is 'a'"):
         read_world({"RANK": "a"})
 

@@ -19,7 +19,7 @@ from groundup.data.collate import build_batch, build_sample, with_margin
 from groundup.data.loader import Annotated, LoaderOptions, evaluation_batches, train_batches, usable_rows
 from groundup.data.transforms import LargeScaleJitterOptions, TransformOptions
 from groundup.data.truth import Bitmap
-from groundup.errors import DataError
+from groundup.errors import DataError, UsageError
 from groundup.structures import Record
 
 HERE = LoaderOptions(num_workers=0)
@@ -78,10 +78,20 @@ def test_a_restart_goes_on_with_the_rest(index):
 
 
 def test_ranks_share_the_order_of_one_process(index):
-    alone = [int(i) for batch in take(8, index, batch_size=3, group_size=3) for i in batch.image_ids]
-    ranks = [take(4, index, rank=rank, world_size=2, group_size=3) for rank in range(2)]
-    together = [int(i) for step in zip(*ranks, strict=True) for batch in step for i in batch.image_ids]
-    assert together == alone
+    whole = take(8, index, batch_size=7, group_size=2)
+    ranks = [take(8, index, batch_size=7, rank=r, world_size=3, group_size=2) for r in range(3)]
+    assert {tuple(batch.num_images for batch in step) for step in zip(*ranks, strict=True)} == {(2, 2, 3)}
+    for step, batch in zip(zip(*ranks, strict=True), whole, strict=True):
+        assert torch.cat([part.seeds for part in step]).equal(batch.seeds)
+        assert torch.cat([part.image_ids for part in step]).equal(batch.image_ids)
+        # Padded alike, or a norm over the padding would differ.
+        assert torch.cat([part.images for part in step]).equal(batch.images)
+
+
+def test_more_ranks_than_groups_are_refused_in_one_line(index):
+    with pytest.raises(UsageError, match=r"6 images .* 2 groups .* 3 processes; start at most 2") as caught:
+        take(1, index, batch_size=6, group_size=3, rank=0, world_size=3)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_sample_does_not_depend_on_the_batch_it_is_in(index):
@@ -111,8 +121,9 @@ def test_evaluation_shows_every_image_once_in_row_order(index):
     assert torch.cat([batch.original_sizes for batch in batches]).tolist() == index.sizes.tolist()
     assert all(min(size) == 40 for batch in batches for size in batch.sizes.tolist())
     shared = [evaluation_batches(index, SMALL, HERE, batch_size=4, rank=r, world_size=2) for r in range(2)]
-    ids = sorted(int(i) for part in shared for batch in part for i in batch.image_ids)
-    assert ids == index.image_ids.tolist()
+    assert [i for part in shared for batch in part for i in batch.image_ids] == index.image_ids.tolist()
+    many = [evaluation_batches(index, SMALL, HERE, batch_size=4, rank=r, world_size=6) for r in range(6)]
+    assert [len(list(part)) for part in many] == [0, 1, 1, 0, 1, 1]
 
 
 def test_batches_are_padded_with_nothing(index):

@@ -1,9 +1,7 @@
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from groundup.errors import UsageError
 from groundup.models.norm import BatchNorm, build_norm, num_groups
 
 KINDS = ("gn", "syncbn", "bn", "frozen_bn", "none")
@@ -54,16 +52,6 @@ def test_sync_batch_norm_is_batch_norm_in_one_process(training):
     plain.train(training)
     torch.testing.assert_close(sync(features()), plain(features()), rtol=0, atol=0)
     torch.testing.assert_close(sync.state_dict(), plain.state_dict(), rtol=0, atol=0)
-
-
-def test_sync_batch_norm_on_several_cpu_processes_says_that_it_cannot(monkeypatch):
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    norm = build_norm("syncbn", 64)
-    with pytest.raises(UsageError, match="norm=gn"):
-        norm(features())
-    norm.eval()
-    norm(features())
 
 
 def test_frozen_batch_norm_equals_batch_norm_in_evaluation_and_never_moves():

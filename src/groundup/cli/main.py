@@ -5,7 +5,7 @@ Nothing heavy is imported before a command needs it, so that `groundup --help` a
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,6 +49,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def groundup(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback has done the work
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -57,6 +58,12 @@ def groundup(
     """Train object detectors from the ground up and from pre-trained weights."""
     if debug:
         os.environ["GROUNDUP_DEBUG"] = "1"
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: several processes share `groundup train` only; start "
+            f"`groundup {context.invoked_subcommand}` once, without torchrun (--processes, where there is "
+            "one, carries out several trainings at a time)"
+        )
 
 
 def main() -> None:
@@ -79,9 +86,22 @@ def main() -> None:
     except GroundupError as error:
         if os.environ.get("GROUNDUP_DEBUG"):
             raise
-        note(f"groundup: {error}")
-        sys.exit(error.exit_code)
+        if not error.is_told:
+            note(f"groundup: {error}")
+        leave(error.exit_code)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with the status, also beside threads that torch has left of a process group that broke.
+
+    Interpreter and libraries would be taken down under them, which ends in SIGABRT instead of the status.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def train(
 ) -> None:
     """Train a recipe. The same command goes on where a stopped run was."""
     from groundup.classification import class_plan_lines, train_classifier_run
+    from groundup.engine.distributed import read_world
     from groundup.recipes import resolve_recipe
     from groundup.run import Recipe, plan_lines, run_folder, train_run
 
@@ -88,7 +89,9 @@ def train(
     if dry_run:
         print_lines(plan())
     else:
-        print_json({"run": str(folder), **carry_out(time_limit=time_limit, quiet=quiet)})
+        result = carry_out(time_limit=time_limit, quiet=quiet)
+        if read_world().leads:
+            print_json({"run": str(folder), **result})
 
 
 def data_of_coco(recipe: str, folder: Path) -> list[str]:

@@ -34,9 +34,10 @@ from groundup.data.copy_paste import Pasted, Picture, choose_instances, draw_don
 from groundup.data.geometry import mirror_table
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.order import image_order, sample_seed
-from groundup.data.transforms import TransformOptions, apply_transforms
+from groundup.data.transforms import TransformOptions, apply_transforms, training_view
 from groundup.data.truth import Truth
 from groundup.errors import DataError, GroundupError
+from groundup.shares import Share
 from groundup.structures import Batch, Sample
 
 Made = TypeVar("Made")
@@ -96,7 +97,7 @@ class LoaderOptions(Options):
     """How photographs are read ahead. Nothing here changes what a batch holds."""
 
     num_workers: int = Field(default=2, ge=0)
-    """Processes that read ahead; 0 reads in the training process itself."""
+    """Processes that read ahead for each process that trains; 0 reads in the training process itself."""
     prefetch: int = Field(default=4, ge=1)
     """Batches each worker keeps ready."""
     timeout: float = Field(default=60.0, ge=0)
@@ -110,6 +111,8 @@ class Request:
     rows: tuple[int, ...]
     seeds: tuple[int, ...]
     train: bool
+    smallest: tuple[int, int] = (1, 1)
+    """(height, width) that the padded images have at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,15 @@ class BatchSource(Dataset[Batch | Refusal]):
         if isinstance(samples, Refusal):
             return samples
         jitter = self.transforms.large_scale_jitter if request.train else None
-        return build_batch(samples, smallest=(jitter.size, jitter.size) if jitter else (1, 1))
+        return build_batch(samples, smallest=(jitter.size, jitter.size) if jitter else request.smallest)
+
+    def largest_size(self, rows: Iterable[int], seeds: Iterable[int]) -> tuple[int, int]:
+        """(height, width) that holds each of the photographs as training sees them; none is read."""
+        views = [
+            training_view((int(height), int(width)), self.transforms, seed).size
+            for (height, width), seed in zip(self.index.sizes[list(rows)], seeds, strict=True)
+        ]
+        return max(height for height, _ in views), max(width for _, width in views)
 
     def sample(self, row: int, seed: int, *, train: bool) -> Sample:
         """The photograph of the row, transformed as its seed says."""
@@ -198,29 +209,33 @@ def train_batches(
         index: the photographs.
         transforms: their geometry.
         options: how they are read ahead.
-        batch_size: images in one batch of one process.
+        batch_size: images in one batch of all processes together. Each gets its share (`shares.Share`),
+            padded to what the whole batch needs: a norm's statistics over padding are then those of one
+            process.
         seed: names the order and every sample's randomness.
-        first_position: images that all processes together have seen before. A step takes the next
-            `batch_size * world_size` positions, and each rank its share of consecutive ones.
+        first_position: images that all processes together have seen before.
         rank: this process, 0 .. world_size - 1.
         world_size: processes that share the order.
-        group_size: consecutive positions that share an orientation (`order.image_order`); 1 turns
-            grouping off. None means `batch_size`. It is the one number beside the seed that changes
+        group_size: consecutive positions that share an orientation (`order.image_order`) and a process; 1
+            turns grouping off. None means `batch_size`. It is the one number beside the seed that changes
             the order: give it where an order shall outlive a change of batch size.
         policy: which photographs may come in; None is the default policy.
 
     Raises:
+        UsageError: more processes than groups.
         DataError: no image to train on, an unusable photograph, or a worker that died or hangs.
     """
+    share = Share(
+        num_images=batch_size, group_size=group_size or batch_size, rank=rank, world_size=world_size
+    )
     rows = usable_rows(index)
     if not len(rows):
         raise DataError(
             f"none of the {index.num_images} images has an instance to learn from; see `groundup data check`"
         )
     order = training_order(index, rows, seed, first_position, group_size or batch_size)
-    share = Share(batch_size=batch_size, rank=rank, world_size=world_size)
-    requests = training_requests(rows, order, seed, first_position, share)
     source = BatchSource(index, transforms, policy or ImagePolicy())
+    requests = training_requests(source, rows, order, seed, first_position, share)
     return load_batches(source, requests, options)
 
 
@@ -236,7 +251,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every image once, in row order, with the evaluation geometry; the last batch may be smaller.
 
-    Args and errors are those of `train_batches`; rank r takes every world_size-th batch from the r-th.
+    Args and errors are those of `train_batches`, but `batch_size` counts the images of one process. Batches
+    are the same for any number of processes; each takes consecutive ones, and some may have none.
     """
     requests = evaluation_requests(index.num_images, batch_size, rank, world_size)
     source = BatchSource(index, transforms, policy or ImagePolicy())
@@ -244,8 +260,10 @@ def evaluation_batches(
 
 
 def evaluation_requests(num_images: int, batch_size: int, rank: int, world_size: int) -> list[Request]:
-    """The process's share of all rows in order, so many at a time."""
-    starts = range(rank * batch_size, num_images, world_size * batch_size)
+    """The process's consecutive part of all rows in order, so many at a time."""
+    num_batches = -(-num_images // batch_size)
+    own = range(rank * num_batches // world_size, (rank + 1) * num_batches // world_size)
+    starts = [number * batch_size for number in own]
     groups = [tuple(range(start, min(start + batch_size, num_images))) for start in starts]
     return [
         Request(rows=rows, seeds=tuple(sample_seed(EVALUATION_SEED, row) for row in rows), train=False)
@@ -266,27 +284,23 @@ def training_order(
     return image_order(len(rows), seed, first_position, is_landscape=is_landscape, group_size=group_size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Which positions of each step's are this process's."""
-
-    batch_size: int
-    rank: int
-    world_size: int
-
-
 def training_requests(
-    rows: Int64[np.ndarray, " rows"], order: Iterator[int], seed: int, first_position: int, share: Share
+    source: BatchSource,
+    rows: Int64[np.ndarray, " rows"],
+    order: Iterator[int],
+    seed: int,
+    first_position: int,
+    share: Share,
 ) -> Iterator[Request]:
-    """One request a step, without end: the process's share of the step's positions."""
-    num_shared = share.batch_size * share.world_size
-    own = slice(share.rank * share.batch_size, (share.rank + 1) * share.batch_size)
-    for start in itertools.count(first_position, num_shared):
-        places = list(itertools.islice(order, num_shared))
+    """One request a batch, without end: the process's share of the batch's positions."""
+    for start in itertools.count(first_position, share.num_images):
+        places = [int(rows[place]) for place in itertools.islice(order, share.num_images)]
+        seeds = [sample_seed(seed, position) for position in range(start, start + share.num_images)]
         yield Request(
-            rows=tuple(int(rows[place]) for place in places[own]),
-            seeds=tuple(sample_seed(seed, position) for position in range(start, start + num_shared)[own]),
+            rows=tuple(places[share.own]),
+            seeds=tuple(seeds[share.own]),
             train=True,
+            smallest=source.largest_size(places, seeds) if share.world_size > 1 else (1, 1),
         )
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from groundup.data.coco import Index
 from groundup.data.copy_paste import Pasted
 from groundup.data.images import ImagePolicy
-from groundup.data.loader import BatchSource, Share, training_order, training_requests, usable_rows
+from groundup.data.loader import BatchSource, training_order, training_requests, usable_rows
 from groundup.data.statistics import PAGE_COLUMNS, draw_annotated
 from groundup.data.transforms import TransformOptions
 from groundup.errors import DataError
 from groundup.pictures import draw_sheet, write_picture
+from groundup.shares import Share
 
 
 def draw_samples(
@@ -42,7 +43,7 @@ def draw_samples(
         raise DataError(f"{index.annotations}: no image has a usable instance to draw")
     source = BatchSource(index, transforms, policy)
     order = training_order(index, rows, seed, 0, group_size)
-    requests = training_requests(rows, order, seed, 0, Share(batch_size=1, rank=0, world_size=1))
+    requests = training_requests(source, rows, order, seed, 0, Share(num_images=1))
     pictures, captions = [], []
     for request in itertools.islice(requests, num_pictures):
         pasted = source.pasted(request.rows[0], request.seeds[0])

@@ -20,6 +20,7 @@ import msgspec
 
 from groundup.engine.checkpoint import (
     COMMIT,
+    EVALUATIONS,
     STATE,
     checkpoint_path,
     checkpoint_paths,
@@ -39,8 +40,6 @@ from groundup.records import (
     write_whole,
 )
 
-EVALUATIONS = "evaluations"
-"""Folder of the evaluations inside a run folder, one folder `images_%09d` each."""
 COPIED_KINDS = ("train", "evaluation")
 """Records that the branch would have written too; the others say what the parent's process did."""
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from groundup.records import digest_of, storage_error, sync_folder
 
 FOLDER = "checkpoints"
 """Folder of the checkpoints inside a run folder."""
+EVALUATIONS = "evaluations"
+"""Folder of the evaluations inside a run folder, one folder `images_%09d` each."""
+STATISTICS = "norm_statistics.safetensors"
+"""What an evaluation replaced in the weights it judged, in its folder: see `engine.precise_norm`."""
 COMMIT = "COMMIT"
 """The marker written last; holds the digest of `state.json`."""
 STATE = "state.json"
@@ -49,8 +54,18 @@ class Checkpoint:
     """One line for each newer checkpoint that could not be used: its path and what is wrong with it."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file (`model`, `optim`, `ema`), on the CPU."""
-        return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+        """The tensors of one file (`model`, `optim`, `ema`), on the CPU.
+
+        Raises:
+            CheckpointError: another machine has proven the file, and this one does not see it.
+        """
+        try:
+            return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be read on {socket.gethostname()}: {error.strerror or error}; several "
+                "machines need the run's folder on storage that all of them see"
+            ) from None
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds such a file."""
@@ -188,13 +203,22 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 def load_weights(run: Path) -> dict[str, Tensor]:
     """The weights that the run's newest checkpoint would be judged by: averaged ones where it keeps them.
 
+    Statistics of norms that its evaluation computed anew are put in.
+
     Raises:
         CheckpointError: there is no checkpoint, or none can be used.
     """
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise CheckpointError(f"{run}: has no checkpoint; train it first")
-    return checkpoint.tensors("ema" if checkpoint.has("ema") else "model")
+    weights = checkpoint.tensors("ema" if checkpoint.has("ema") else "model")
+    precise = run / EVALUATIONS / checkpoint.path.name / STATISTICS
+    if precise.exists():
+        try:
+            weights |= safetensors.torch.load_file(precise)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"{precise}: damaged ({error}); delete the file") from None
+    return weights
 
 
 def fault_of(path: Path) -> str | None:

@@ -20,8 +20,10 @@ from pydantic import Field
 from torch import nn
 
 from groundup.config import Options
+from groundup.engine.distributed import World
 from groundup.engine.numerics import Precision, autocast
 from groundup.engine.stop import StopFlag
+from groundup.errors import DataError
 from groundup.metrics.top_k import TopK, top_k
 from groundup.records import write_json, write_whole
 from groundup.structures import Batch
@@ -84,32 +86,55 @@ def evaluate_classes(
     folder: Path | None = None,
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
+    world: World | None = None,
 ) -> ClassEvaluation:
     """Top-1 and top-5 of a model with `classify(batch)` on batches that hold each image once.
 
     `names` are those of the labels, `files` those of the images, in the order of the batches. `progress`
-    is called with the number of images done. `folder` gets predictions.npz and metrics.json.
+    is called with the number of images done. `folder` gets predictions.npz and metrics.json. Of several
+    processes each brings batches of its own, and all get the scores of the images of all.
 
     Raises:
         Interrupted: `stop` is set; nothing is written.
         DataError: no images, or scores that are not finite.
     """
-    began = time.monotonic()
-    found = class_scores(model, batches, options.precision, stop, progress)
-    value = top_k(found.scores, found.labels, names, source="the model")
-    evaluation = ClassEvaluation(value=value, seconds=time.monotonic() - began, folder=folder)
-    if folder is not None:
-        content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            image_ids=found.image_ids,
-            files=np.array(files),
-            labels=found.labels,
-            scores=found.scores,
-        )
-        write_whole(folder / PREDICTIONS, content.getvalue())
-        write_json(folder / "metrics.json", evaluation.to_json())
-    return evaluation
+    began, place = time.monotonic(), world or World()
+    parts = place.gather(lambda: class_scores(model, batches, options.precision, stop, progress))
+
+    def score() -> ClassEvaluation:
+        found = join_scores([part for part in parts if part is not None])
+        value = top_k(found.scores, found.labels, names, source="the model")
+        evaluation = ClassEvaluation(value=value, seconds=time.monotonic() - began, folder=folder)
+        if folder is not None:
+            write_predictions(folder, found, files)
+            write_json(folder / "metrics.json", evaluation.to_json())
+        return evaluation
+
+    return place.lead(score)
+
+
+def write_predictions(folder: Path, found: ClassScores, files: Sequence[str]) -> None:
+    """Keep what the classifier said of every image."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content, image_ids=found.image_ids, files=np.array(files), labels=found.labels, scores=found.scores
+    )
+    write_whole(folder / PREDICTIONS, content.getvalue())
+
+
+def join_scores(parts: Sequence[ClassScores]) -> ClassScores:
+    """What was said of the images of all parts, one part after the other.
+
+    Raises:
+        DataError: no part, so no images.
+    """
+    if not parts:
+        raise DataError("no images to judge the classifier by")
+    return ClassScores(
+        image_ids=np.concatenate([part.image_ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+    )
 
 
 def class_scores(
@@ -118,8 +143,8 @@ def class_scores(
     precision: Precision = "fp32",
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
-) -> ClassScores:
-    """What the model says of every image of at least one batch; it is in evaluation mode meanwhile.
+) -> ClassScores | None:
+    """What the model says of every image, None where there is none; it is in evaluation mode meanwhile.
 
     Raises:
         Interrupted: `stop` is set; it is asked before each batch.
@@ -139,6 +164,8 @@ def class_scores(
                 progress(sum(map(len, ids)))
     finally:
         model.train(was_training)
+    if not ids:
+        return None
     return ClassScores(
         image_ids=np.concatenate(ids), labels=np.concatenate(labels), scores=np.concatenate(scores)
     )

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from groundup.config import Options
+from groundup.engine.distributed import World
 from groundup.engine.numerics import Precision, autocast
 from groundup.engine.stop import StopFlag
 from groundup.engine.tta import PRESETS, TTAOptions, ViewDetector, detect_in_views
@@ -53,6 +54,9 @@ class EvaluationOptions(Options):
     (VOC 2010 and later). Values are voc/AP50, voc/AP75 and voc/AP, the mean over COCO's thresholds."""
     paste: PasteKind = "aligned"
     """How mask probabilities become pixels; see `ops.masks.PasteKind`."""
+    precise_bn: int = Field(default=0, ge=0)
+    """Training images over which the statistics of batch norms are computed anew before each evaluation of
+    a run (the first ones of its order, as training sees them); 0: those of training. Detectron2: 3200."""
     tta: TTAOptions | None = None
     """Test-time augmentation: many scales and their mirror images become one set of detections; null looks
     once. Also a name: flip, detectron (its shipped list of scales, for photographs of 800 pixels), or
@@ -146,6 +150,7 @@ def evaluate(
     folder: Path | None = None,
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Detect in every batch and score the results against the document.
 
@@ -153,26 +158,62 @@ def evaluate(
 
     `category_ids` are the ids of the labels 0, 1, ... `folder` gets predictions.bbox.json (and .segm,
     .keypoints), matches.bbox.npz (see `metrics.match_table`) and metrics.json. `progress` is
-    called with the number of images done.
+    called with the number of images done. Of several processes each brings batches of its own, the
+    first one scores the results of all, in the order of the processes, and all get the scores.
 
     Raises:
         Interrupted: `stop` is set; nothing is written.
         DataError: images shown that are not those of the document, or results that cannot be scored,
             as from a model whose weights are not finite.
     """
-    start = time.monotonic()
+    start, place = time.monotonic(), world or World()
     seen: list[int] = []
-    results = detect_results(
-        model, batches, category_ids=category_ids, options=options, stop=stop, progress=progress, seen=seen
+    parts = place.gather(
+        lambda: (
+            seen,
+            detect_results(
+                model,
+                batches,
+                category_ids=category_ids,
+                options=options,
+                stop=stop,
+                progress=progress,
+                seen=seen,
+            ),
+        )
     )
-    wanted = {image["id"] for image in document["images"]}
-    if wanted != set(seen):
+
+    def score() -> Evaluation:
+        refuse_other_images(document, [image for shown, _ in parts for image in shown])
+        return evaluate_results(
+            document, join_results([part for _, part in parts]), options, folder=folder, start=start
+        )
+
+    return place.lead(score)
+
+
+def refuse_other_images(document: Document, seen: Sequence[int]) -> None:
+    """Refuse images shown that are not those of the document.
+
+    Raises:
+        DataError: they are not.
+    """
+    wanted, shown = {image["id"] for image in document["images"]}, set(seen)
+    if wanted != shown:
         raise DataError(
-            f"{len(wanted - set(seen))} of {len(wanted)} annotated images were not shown to the model, and "
-            f"{len(set(seen) - wanted)} were shown that the annotations lack; evaluate the annotations of "
+            f"{len(wanted - shown)} of {len(wanted)} annotated images were not shown to the model, and "
+            f"{len(shown - wanted)} were shown that the annotations lack; evaluate the annotations of "
             "exactly the images that are shown"
         )
-    return evaluate_results(document, results, options, folder=folder, start=start)
+
+
+def join_results(parts: Sequence[Mapping[Kind, Sequence[Result]]]) -> dict[Kind, list[Result]]:
+    """The results of all parts, one after the other."""
+    joined: dict[Kind, list[Result]] = {}
+    for part in parts:
+        for kind, found in part.items():
+            joined.setdefault(kind, []).extend(found)
+    return joined
 
 
 def evaluate_results(

@@ -3,8 +3,12 @@
 State on disk: nothing, a log and checkpoints, or `result.json`, which is written last. The same call
 starts, goes on, or returns the result. What is done after a step is a function of the images seen, so
 a run that was stopped or killed anywhere ends, on a CPU, with the bits of one that was not.
+
+Several processes (`engine.distributed`) go through the same loop in step. The first one holds the folder and
+the journal; what it reads there, and whatever depends on a clock or a signal, all of them agree on.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +22,7 @@ from torch import nn
 
 from groundup.config import Options, plain
 from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
-from groundup.engine.distributed import read_world
+from groundup.engine.distributed import TIMEOUT, World
 from groundup.engine.journal import Journal, open_log
 from groundup.engine.late import check_late_parts, enter_phase
 from groundup.engine.numerics import Precision, build_scaler, determinism
@@ -34,10 +38,11 @@ from groundup.engine.schedule import (
     total_images,
 )
 from groundup.engine.state import TrainingState, Window, versions
-from groundup.engine.step import Losses, draw_microbatches, spend, take_step
+from groundup.engine.step import Losses, Team, build_team, draw_microbatches, spend, take_step
 from groundup.engine.stop import StopFlag, listening
 from groundup.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from groundup.records import lock_folder, read_json, write_json
+from groundup.shares import Share
 from groundup.structures import Batch
 
 RESULT = "result.json"
@@ -62,6 +67,8 @@ class UpkeepOptions(Options):
     """How many of the newest checkpoints stay. Two: the older one stands while the newer is proven."""
     keep_at: tuple[int, ...] = ()
     """Images seen after which a checkpoint is written that always stays: where other runs branch off."""
+    process_timeout: float = TIMEOUT
+    """Seconds that processes which train together wait for one another; a killed one is noticed at once."""
     time_limit: float | None = None
     """Seconds until the run writes a checkpoint and leaves with status 75; None: no limit."""
     tensorboard: bool = True
@@ -70,7 +77,14 @@ class UpkeepOptions(Options):
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "UpkeepOptions":
         """Refuse periods that never come."""
-        for name in ("log_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "time_limit"):
+        for name in (
+            "log_every",
+            "checkpoint_every",
+            "checkpoint_seconds",
+            "keep_checkpoints",
+            "process_timeout",
+            "time_limit",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, but must be above 0")
@@ -87,8 +101,8 @@ class TrainOptions(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     """How gradients become steps."""
     accumulate: int = 1
-    """Microbatches an optimizer step; the batches passed in have schedule.batch_size / accumulate images.
-    Equal to the big batch for losses that are means over images."""
+    """Microbatches an optimizer step; the batches passed in have schedule.batch_size / accumulate images,
+    over all processes. Equal to the big batch for losses that are means over images."""
     precision: Precision = "fp32"
     """fp32 as written, or autocast to bf16, or to fp16 with a loss scale."""
     compile: bool = False
@@ -131,7 +145,7 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Images a step, of all processes together."""
         return self.options.schedule.batch_size
 
     def lr(self, images_seen: int) -> float:
@@ -166,6 +180,8 @@ def train(
     evaluate: Evaluate | None = None,
     stop: StopFlag | None = None,
     quiet: bool = False,
+    world: World | None = None,
+    loss_images: int = 1,
 ) -> dict[str, Any]:
     """Train the model where it lies, in the folder: start, go on, or return what is done.
 
@@ -176,89 +192,142 @@ def train(
     folder belongs to one. `stop` is shared with `evaluate`, which polls it by `stop.check()`; None makes
     one that only the loop polls. Returned is what `result.json` holds.
 
+    With a `world` of several processes each calls this alike, with the batches of its own share, and gets the
+    same result; losses are then means over groups of `loss_images` images. `evaluate` is called in all.
+
     Raises:
         Interrupted: asked to stop; a checkpoint is written.
         DivergedError: a loss or gradient is not finite; it never reached the weights.
         CheckpointError: the folder is in use, another recipe's or damaged, or the disk is full.
-        UsageError: a schedule or batches that cannot be.
+        UsageError: a schedule or batches that cannot be, or processes that were started differently.
     """
-    read_world()
-    check_schedule(options.schedule, num_images)
-    check_late_parts(model, options.schedule)
+    place = world = world or World()
+    world.together(lambda: check_schedule(options.schedule, num_images))
+    world.together(lambda: check_late_parts(model, options.schedule))
     plan = Plan(options=options, num_images=num_images, seed=seed, recipe=recipe)
+    share = world.together(
+        lambda: Share(
+            num_images=plan.batch_size // options.accumulate,
+            group_size=loss_images,
+            rank=place.rank,
+            world_size=place.size,
+        )
+    )
     device = next(model.parameters()).device
     with (
-        lock_folder(folder),
+        contextlib.ExitStack() as held,
         listening(stop, options.upkeep.time_limit) as flag,
         determinism(device, strict=options.deterministic),
     ):
-        refuse_foreign(folder, recipe)
-        if run_state(folder) == "done":
-            return dict(read_json(folder / RESULT))
+        world.agree_on({"the version of torch": str(torch.__version__), "the recipe's fingerprint": recipe})
+        world.lead(lambda: hold_folder(held, folder, recipe))
+        finished = world.lead(lambda: result_of(folder))
+        if finished is not None:
+            return finished
         state = build_state(model, plan, device)
-        checkpoint = newest_checkpoint(folder)
-        remove_drafts(folder)
+        checkpoint = world.lead(lambda: open_checkpoints(folder))
         if checkpoint is not None:
-            state.load(checkpoint, recipe=recipe)
-        progress = Progress(plan.total, state.images_seen, quiet=quiet)
-        with Journal(
-            folder, state.images_seen, plan.batch_size, progress, tensorboard=options.upkeep.tensorboard
-        ) as journal:
-            record_start(journal, state, plan, checkpoint)
-            run = Run(folder=folder, plan=plan, state=state, journal=journal, evaluate=evaluate, stop=flag)
-            try:
-                loop(run, batches)
-                path = run.save()
-                run.judge()
-            except Interrupted:
-                path = run.save()
-                journal.append("stop", state.images_seen, reason=flag.reason)
-                raise Interrupted(
-                    f"stopped by {flag.reason} after {state.images_seen} of {plan.total} images; "
-                    f"{path} is written; the same command goes on from there"
-                ) from None
-            except DivergedError as error:
-                journal.append("diverged", state.images_seen, message=str(error))
-                raise
-            return conclude(run, path)
+            world.together(lambda: state.load(checkpoint, recipe=recipe))
+        journals: list[Journal] = []
+        world.lead(
+            lambda: journals.append(open_journal(held, folder, state, plan, checkpoint, world, quiet=quiet))
+        )
+        run = Run(
+            folder=folder,
+            plan=plan,
+            state=state,
+            team=build_team(model, state.optimizer, share, world),
+            journal=journals[0] if journals else None,
+            evaluate=evaluate,
+            stop=flag,
+        )
+        try:
+            loop(run, batches)
+            path = run.save()
+            run.judge()
+        except Interrupted:
+            raise run.interrupted() from None
+        except DivergedError as error:
+            run.append("diverged", message=str(error))
+            raise
+        return world.lead(lambda: conclude(run, path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The parts of a run under way, and the two things that are done with all of them."""
+    """The parts of a run under way, and what is done with all of them."""
 
     folder: Path
     plan: Plan
     state: TrainingState
-    journal: Journal
+    team: Team
+    journal: Journal | None
+    """The first process's; None in the others."""
     evaluate: Evaluate | None
     stop: StopFlag
 
+    def append(self, kind: str, **facts: Any) -> None:
+        """Add a record to the log."""
+        if self.journal is not None:
+            self.journal.append(kind, self.state.images_seen, **facts)
+
     def save(self) -> Path:
         """Commit a checkpoint, not before its log is on the disk."""
+        return self.team.world.lead(self._commit)
+
+    def _commit(self) -> Path:
+        assert self.journal is not None, "the first process has one"
         self.journal.flush()
         upkeep = self.plan.options.upkeep
         path = self.state.save(
             self.folder, recipe=self.plan.recipe, keep=upkeep.keep_checkpoints, keep_at=upkeep.keep_at
         )
-        self.journal.append(
-            "checkpoint", self.state.images_seen, path=path.relative_to(self.folder).as_posix()
-        )
+        self.append("checkpoint", path=path.relative_to(self.folder).as_posix())
         return path
 
     def judge(self) -> None:
         """Evaluate the weights that count, unless the log already says what came out."""
-        state, journal = self.state, self.journal
-        if self.evaluate is None or journal.evaluated(state.images_seen) is not None:
+        state, world = self.state, self.team.world
+        if self.evaluate is None or world.lead(self._is_judged):
             return
         began = time.monotonic()
         state.judged.eval()
         try:
             with torch.no_grad():
+                world.share_buffers(state.judged)
                 metrics = self.evaluate(state.judged, state.images_seen)
         finally:
             state.model.train()
-        journal.evaluation(state.images_seen, metrics, time.monotonic() - began)
+        if self.journal is not None:
+            self.journal.evaluation(state.images_seen, metrics, time.monotonic() - began)
+
+    def _is_judged(self) -> bool:
+        assert self.journal is not None, "the first process has one"
+        return self.journal.evaluated(self.state.images_seen) is not None
+
+    def pulse(self, *, is_late: bool = False) -> bool:
+        """Between two steps: whether the clock asks for a checkpoint in any process.
+
+        Raises:
+            Interrupted: any process was asked to stop; all of them stop here.
+        """
+        reason = self.stop.reason
+        must_stop, must_save = self.team.world.any_of([reason is not None, is_late])
+        if must_stop:
+            raise Interrupted(f"stopped by {reason}")
+        return must_save
+
+    def interrupted(self) -> Interrupted:
+        """Save; what there is to say of it."""
+        reason = self.team.world.first_of(self.stop.reason) or "another process"
+        path = self.save()
+        self.append("stop", reason=reason)
+        error = Interrupted(
+            f"stopped by {reason} after {self.state.images_seen} of {self.plan.total} images; "
+            f"{path} is written; the same command goes on from there"
+        )
+        error.is_told = not self.team.world.leads
+        return error
 
 
 def loop(run: Run, batches: Batches) -> None:
@@ -277,10 +346,10 @@ def loop(run: Run, batches: Batches) -> None:
         run.judge()
     stream = batches(state.images_seen)
     saved_at = time.monotonic()
+    run.pulse()
     while True:
-        run.stop.check()
         began = time.monotonic()
-        microbatches = draw_microbatches(stream, options.accumulate, plan.batch_size)
+        microbatches = draw_microbatches(stream, options.accumulate, run.team.share)
         waited = time.monotonic() - began
         enter_phase(state, is_late=plan.is_late(state.images_seen))
         lr = plan.lr(state.images_seen)
@@ -289,6 +358,7 @@ def loop(run: Run, batches: Batches) -> None:
             microbatches,
             losses_of,
             options.optimizer,
+            run.team,
             lr=lr,
             seed=plan.seed,
             precision=options.precision,
@@ -299,13 +369,35 @@ def loop(run: Run, batches: Batches) -> None:
             record_window(run, lr)
         if is_last:
             return
-        by_clock = time.monotonic() - saved_at >= (upkeep.checkpoint_seconds or math.inf)
+        by_clock = run.pulse(is_late=time.monotonic() - saved_at >= (upkeep.checkpoint_seconds or math.inf))
         is_due = plan.is_due(state.images_seen, upkeep.checkpoint_every)
         if is_due or by_clock or state.images_seen in upkeep.keep_at:
             run.save()
             saved_at = time.monotonic()
         if plan.is_due(state.images_seen, options.evaluate_every):
             run.judge()
+
+
+def hold_folder(held: contextlib.ExitStack, folder: Path, recipe: str) -> None:
+    """Lock the folder for as long as `held` is open, unless it is another recipe's.
+
+    Raises:
+        CheckpointError: it is, or another run holds it.
+    """
+    held.enter_context(lock_folder(folder))
+    refuse_foreign(folder, recipe)
+
+
+def result_of(folder: Path) -> dict[str, Any] | None:
+    """What a finished run came to; None where it is not finished."""
+    return dict(read_json(folder / RESULT)) if run_state(folder) == "done" else None
+
+
+def open_checkpoints(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that proves itself; what killed processes left half written is removed."""
+    checkpoint = newest_checkpoint(folder)
+    remove_drafts(folder)
+    return checkpoint
 
 
 def build_state(model: nn.Module, plan: Plan, device: torch.device) -> TrainingState:
@@ -338,7 +430,9 @@ def record_step(run: Run, losses: dict[str, float], norm: float, *, seconds: flo
     state = run.state
     spend(state, seconds)
     state.window.add(losses, norm, images=run.plan.batch_size, seconds=seconds, waited=waited)
-    run.journal.progress.step(state.images_seen, loss=sum(losses.values()), seconds=seconds, waited=waited)
+    if run.journal is not None:
+        shown = run.journal.progress
+        shown.step(state.images_seen, loss=sum(losses.values()), seconds=seconds, waited=waited)
 
 
 def record_window(run: Run, lr: float) -> None:
@@ -352,12 +446,26 @@ def record_window(run: Run, lr: float) -> None:
         "skipped_steps": state.skipped_steps,
         "exposure": bill,
     }
-    run.journal.train(state.images_seen, window.mean_losses(), facts, timing)
+    if run.journal is not None:
+        run.journal.train(state.images_seen, window.mean_losses(), facts, timing)
     state.window = Window()
 
 
-def record_start(journal: Journal, state: TrainingState, plan: Plan, checkpoint: Checkpoint | None) -> None:
-    """Log what the run is made of and say where it goes on."""
+def open_journal(
+    held: contextlib.ExitStack,
+    folder: Path,
+    state: TrainingState,
+    plan: Plan,
+    checkpoint: Checkpoint | None,
+    world: World,
+    *,
+    quiet: bool,
+) -> Journal:
+    """The journal, open for as long as `held` is; it says what the run is made of and where it goes on."""
+    progress = Progress(plan.total, state.images_seen, quiet=quiet)
+    tensorboard = plan.options.upkeep.tensorboard
+    journal = Journal(folder, state.images_seen, plan.batch_size, progress, tensorboard=tensorboard)
+    held.enter_context(journal)
     skipped = () if checkpoint is None else checkpoint.skipped
     journal.append(
         "start",
@@ -370,17 +478,20 @@ def record_start(journal: Journal, state: TrainingState, plan: Plan, checkpoint:
         late_point=late_point(plan.options.schedule, plan.num_images),
         options=plain(plan.options),
         versions=versions(),
+        processes=world.size,
         skipped_checkpoints=skipped,
     )
     for line in skipped:
         journal.progress.note(f"passed over {line}")
     if checkpoint is not None:
         journal.progress.note(f"going on from {checkpoint.path} after {state.images_seen} images")
+    return journal
 
 
 def conclude(run: Run, path: Path) -> dict[str, Any]:
     """Write the result, by which the run is done, and give it back."""
     state, journal = run.state, run.journal
+    assert journal is not None, "the first process has one"
     losses = [record["loss"] for record in journal.log.read() if record["kind"] == "train"]
     metrics = journal.evaluated(state.images_seen)
     result = {

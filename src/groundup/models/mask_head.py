@@ -128,7 +128,7 @@ class MaskHead(nn.Module):
                 "add masks to the data, or write model.mask_head=null"
             )
         is_positive = rois.is_positive[:, :max_positives]
-        rows = rows_seen(is_positive, slots)
+        rows = rows_seen(is_positive, slots, self.options.norm)
         images = rows // is_positive.shape[1]
         boxes = rois.boxes[:, :max_positives].flatten(0, 1)[rows]
         instances = rois.gt_index[:, :max_positives].flatten()[rows] + images * batch.labels.shape[1]

@@ -7,15 +7,13 @@ Legend:
     B  images or RoIs      C  channels      H, W  height and width of the feature map
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from groundup.errors import UsageError
 
 NormKind = Literal["gn", "syncbn", "bn", "frozen_bn", "none"]
 """gn: group norm; syncbn: batch norm with statistics over all processes; bn: over one process;
@@ -90,10 +88,9 @@ class BatchNorm(nn.BatchNorm2d):
 class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch norm over the images of all processes, then the activation if there is one.
 
-    In a single process, and outside a process group, it is plain batch norm, also on a CPU.
-
-    Raises:
-        UsageError: in `forward`, training on a CPU in several processes.
+    In a single process, and outside a process group, it is plain batch norm. In several, torch's own
+    computes on GPUs and `joint_batch_norm` elsewhere. A process without an image or RoI takes part with a
+    count of zero; where there is none at all, nothing changes.
     """
 
     init_rule = INIT_RULE
@@ -112,15 +109,11 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:  # noqa: A002
         """The batch normalised by its statistics, in evaluation by the running ones."""
-        if not (self.training and num_processes() > 1):
-            normed = _BatchNorm.forward(self, input)
-        elif input.device.type == "cpu":
-            raise UsageError(
-                f"norm=syncbn cannot join the statistics of {num_processes()} processes on a CPU; "
-                "use norm=gn, one process, or GPUs"
-            )
+        if self.training and (num_processes() > 1 or len(input) == 0):
+            is_torchs = input.device.type == "cuda" and num_processes() > 1
+            normed = super().forward(input) if is_torchs else joint_batch_norm(input, self)
         else:
-            normed = super().forward(input)
+            normed = _BatchNorm.forward(self, input)
         return normed if self.activation is None else self.activation(normed)
 
 
@@ -195,6 +188,82 @@ def build_norm(
             return FrozenBatchNorm(channels, activation, eps=eps)
         case "none":
             return nn.Identity() if activation is None else activation
+
+
+def joint_batch_norm(images: Float[Tensor, "B C H W"], norm: nn.SyncBatchNorm) -> Float[Tensor, "B C H W"]:
+    """The batch normalised by the statistics of all processes' batches; the running ones follow them."""
+    assert norm.running_mean is not None, "SyncBatchNorm tracks its statistics"
+    assert norm.running_var is not None, "as above"
+    normed: Tensor
+    normed, mean, squares, count = JointBatchNorm.apply(images, norm.weight, norm.bias, norm.eps)
+    total = int(count)
+    if total:
+        assert norm.num_batches_tracked is not None, "as above"
+        norm.num_batches_tracked.add_(1)
+        momentum = norm.momentum
+        share = 1.0 / float(norm.num_batches_tracked) if momentum is None else momentum
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+        # Source: torch keeps the unbiased variance.
+        norm.running_var.lerp_((squares / max(total - 1, 1)).to(norm.running_var.dtype), share)
+    return normed
+
+
+class JointBatchNorm(torch.autograd.Function):
+    """Batch norm by the statistics of all processes, forward and backward, on any device.
+
+    Each process brings a count, a mean and a sum of squares about it; they are joined in float64, which
+    keeps two processes as close to one as one is to itself with its images in another order.
+
+    Source: Chan, Golub and LeVeque (1979) for joining; Ioffe and Szegedy (2015), section 3, for the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The normed images; mean, sum of squares about it and count over all processes."""
+        values = images.transpose(0, 1).flatten(1).double()
+        own_count = values.new_full((1,), values.shape[1])
+        own_mean = values.sum(dim=1) / own_count.clamp(min=1)
+        own_squares = (values - own_mean[:, None]).square().sum(dim=1)
+        parts = gathered(torch.cat([own_count, own_mean, own_squares]))
+        counts, means, squares = parts.split([1, len(own_mean), len(own_mean)], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(dim=0) / count.clamp(min=1)
+        total = (squares + counts * (means - mean).square()).sum(dim=0)
+        scale = (total / count.clamp(min=1) + eps).rsqrt()
+        ctx.save_for_backward(images, weight, mean, scale, count)
+        normed = (values - mean[:, None]) * (scale * weight)[:, None] + bias[:, None]
+        ctx.mark_non_differentiable(mean, total, count)
+        return unflattened(normed, images), mean, total, count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of the images by all processes' losses, of gamma and beta by this one's."""
+        images, weight, mean, scale, count = ctx.saved_tensors
+        incoming = gradients[0].transpose(0, 1).flatten(1).double()
+        standard = (images.transpose(0, 1).flatten(1).double() - mean[:, None]) * scale[:, None]
+        own_bias, own_weight = incoming.sum(dim=1), (incoming * standard).sum(dim=1)
+        sums = gathered(torch.stack([own_bias, own_weight])).sum(dim=0) / count.clamp(min=1)
+        centred = incoming - sums[0][:, None] - standard * sums[1][:, None]
+        of_images = unflattened(centred * (scale * weight)[:, None], images)
+        return of_images, own_weight.to(weight.dtype), own_bias.to(weight.dtype), None
+
+
+def unflattened(values: Tensor, like: Tensor) -> Tensor:
+    """Rows of channels back in the form, type and memory format of a batch."""
+    batch, channels, *space = like.shape
+    formed = values.view(channels, batch, *space).transpose(0, 1)
+    return torch.empty_like(like).copy_(formed)
+
+
+def gathered(values: Tensor) -> Tensor:
+    """The tensor of every process, stacked in their order, which makes sums the same in all of them."""
+    if num_processes() == 1:
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(num_processes())]
+    dist.all_gather(parts, values)
+    return torch.stack(parts)
 
 
 def num_processes() -> int:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from groundup.config import Options
+from groundup.models.norm import NormKind
 from groundup.models.rpn import Proposals
 from groundup.ops.boxes import has_min_side
 from groundup.ops.matching import match_boxes
@@ -166,17 +167,18 @@ def roi_labels(
     return torch.where(is_positive, batch.labels.gather(1, gt_index), labels)
 
 
-def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind) -> Int[Tensor, " N"]:
-    """Flat rows of the slots a head sees, at least one.
+def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind, norm: NormKind = "none") -> Int[Tensor, " N"]:
+    """Flat rows of the slots a head with the norm sees, at least one.
 
-    Where no slot is needed the first one stands in, with weight 0: every parameter keeps its place in the
-    graph, as processes that train together require.
+    Where no slot is needed the first one stands in, with weight 0, since most layers want something to work
+    on. Not before a joint norm: its statistics would depend on how images are dealt to processes, and it
+    takes nothing for an answer.
     """
     flat = is_needed.flatten()
     if kind == "fixed":
         return torch.arange(len(flat), device=flat.device)
     rows = flat.nonzero()[:, 0]
-    return rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=flat.device)
+    return rows if len(rows) or norm == "syncbn" else torch.zeros(1, dtype=torch.int64, device=flat.device)
 
 
 def sums_of_images(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.config import fingerprint, read_tree
 from groundup.records import read_json, write_json
+from groundup.shares import Share
 from groundup.study.plan import Plan, RunPlan
 
 if TYPE_CHECKING:
@@ -128,10 +129,11 @@ def measure(run: RunPlan, threads: int) -> Speed:
 
 def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> float:
     """Seconds an image takes in training; the fastest step counts, since others disturb it one way only."""
+    from groundup.engine.distributed import World
     from groundup.engine.numerics import build_scaler
     from groundup.engine.optimizer import build_average, build_optimizer
     from groundup.engine.state import TrainingState
-    from groundup.engine.step import draw_microbatches, take_step
+    from groundup.engine.step import build_team, draw_microbatches, take_step
     from groundup.run import build_model, training_batches
     from groundup.run_folder import default_device
 
@@ -147,6 +149,8 @@ def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> flo
     )
     stream = training_batches(recipe, splits.train)(0)
     size = options.schedule.batch_size
+    share = Share(num_images=size // options.accumulate, group_size=recipe.model.loss_images)
+    team = build_team(model, state.optimizer, share, World())
     taken: list[float] = []
     begun = time.monotonic()
     for step in itertools.count():
@@ -155,9 +159,10 @@ def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> flo
         start = time.monotonic()
         take_step(
             state,
-            draw_microbatches(stream, options.accumulate, size),
+            draw_microbatches(stream, options.accumulate, share),
             model.losses,
             options.optimizer,
+            team,
             lr=0.0,
             seed=recipe.seed,
             precision=options.precision,

@@ -1,0 +1,102 @@
+"""Several processes of one run, forked from the test: torch is imported already, which saves seconds each."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from groundup.errors import GroundupError
+
+PATIENCE = 120
+"""Seconds after which processes that do not end are a failure."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended."""
+
+    status: int
+    """Exit status, as the command line would leave with; minus the number of a signal that killed it."""
+    value: Any
+    message: str | None
+    """What it said of its fault; None where another process has said it, or there is none."""
+
+
+def act(place, work, arguments, pipe) -> None:
+    """What a forked process does."""
+    torch.set_num_threads(1)
+    os.environ.update(place)
+    value, message, status = None, None, 0
+    try:
+        value = work(*arguments)
+    except GroundupError as error:
+        status, message = error.exit_code, None if error.is_told else str(error)
+    except BaseException:
+        status, message = 1, traceback.format_exc()
+    pipe.send_bytes(pickle.dumps((value, message)))
+    os._exit(status)
+
+
+class Processes:
+    """Processes at work."""
+
+    def __init__(self, size, work, *arguments, port=None, only=None):
+        """Start `work(*arguments)` in `size` processes, or in those of the ranks `only`."""
+        context, place = multiprocessing.get_context("fork"), {}
+        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
+        self.members = []
+        for rank in range(size) if only is None else only:
+            inner, outer = context.Pipe(duplex=False)
+            own = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = context.Process(target=act, args=(own, work, arguments, outer))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+                process.start()
+            outer.close()
+            self.members.append((process, inner))
+
+    def send(self, rank, number) -> None:
+        """Send a signal to one of them."""
+        os.kill(self.members[rank][0].pid, number)
+
+    def endings(self, patience=PATIENCE) -> list[Ending]:
+        """Wait for all of them; those that do not end in time are killed and fail the test."""
+        until = time.monotonic() + patience
+        found = []
+        for process, pipe in self.members:
+            value = message = None
+            try:
+                if pipe.poll(max(0.0, until - time.monotonic())):
+                    value, message = pickle.loads(pipe.recv_bytes())
+            except EOFError:
+                pass
+            process.join(max(0.0, until - time.monotonic()))
+            late = process.exitcode is None
+            if late:
+                os.kill(process.pid, signal.SIGCONT)
+                process.kill()
+                process.join()
+            found.append(Ending(-100 if late else process.exitcode, value, message))
+        return found
+
+
+def in_processes(size, work, *arguments, **options: Any) -> list[Any]:
+    """What each of the processes gives; all of them must end well."""
+    endings = Processes(size, work, *arguments, **options).endings()
+    assert [ending.status for ending in endings] == [0] * size, [ending.message for ending in endings]
+    return [ending.value for ending in endings]
