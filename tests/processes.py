@@ -15,7 +15,7 @@ import torch
 
 from groundup.errors import GroundupError
 
-PATIENCE = 120
+PATIENCE = 400
 """Seconds after which processes that do not end are a failure."""
 
 
