@@ -1,10 +1,17 @@
-"""Several processes of one run, forked from the test: torch is imported already, which saves seconds each."""
+"""Several processes of one run, forked: torch is imported already, which saves seconds each.
 
+They are forked from the test itself, or from a server that has only imported: what is to be scored needs
+that, since the scorer's threads do not survive a fork, and any earlier test may have begun them.
+"""
+
+import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pickle
 import signal
 import socket
+import sys
 import time
 import traceback
 import warnings
@@ -17,6 +24,28 @@ from groundup.errors import GroundupError
 
 PATIENCE = 400
 """Seconds after which processes that do not end are a failure."""
+
+
+PRELOADED = ["small_training", "torch._dynamo"]
+"""What the server imports once. The optimizer imports torch._dynamo when first made, which takes seconds."""
+
+
+def fresh_context():
+    """The context whose processes are forked from the server, which is started when it is not there.
+
+    It finds the modules to preload by PYTHONPATH alone; work given to it must lie in such a module.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with contextlib.ExitStack() as stack:
+        if before is None:
+            stack.callback(os.environ.pop, "PYTHONPATH")
+        else:
+            stack.callback(os.environ.update, {"PYTHONPATH": before})
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 def free_port() -> int:
@@ -55,9 +84,12 @@ def act(place, work, arguments, pipe) -> None:
 class Processes:
     """Processes at work."""
 
-    def __init__(self, size, work, *arguments, port=None, only=None):
-        """Start `work(*arguments)` in `size` processes, or in those of the ranks `only`."""
-        context, place = multiprocessing.get_context("fork"), {}
+    def __init__(self, size, work, *arguments, port=None, only=None, fresh=False):
+        """Start `work(*arguments)` in `size` processes, or in those of the ranks `only`.
+
+        With `fresh` they are forked from the server.
+        """
+        context = fresh_context() if fresh else multiprocessing.get_context("fork")
         place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
         self.members = []
         for rank in range(size) if only is None else only:

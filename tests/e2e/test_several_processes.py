@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detector_process import train_part
 from groundup.data.world import WorldOptions, write_world
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.distributed import joined
@@ -20,7 +21,7 @@ from groundup.engine.optimizer import build_optimizer
 from groundup.engine.state import TrainingState
 from groundup.engine.step import build_team, sum_losses
 from groundup.recipes import resolve_recipe
-from groundup.run import build_model, open_splits, train_run, training_batches
+from groundup.run import build_model, open_splits, training_batches
 from groundup.shares import Share
 from processes import in_processes
 from small_training import lines_of
@@ -67,14 +68,6 @@ def words_of(world, *more, recipe="tiny_mask_rcnn"):
         )
     ]
     return [recipe, *data, *TINY, *more]
-
-
-def train_part(words, folder):
-    """A run in this process's world. Never in the test's own process: the scorer's threads do not fork."""
-    name, *changes = words
-    result = train_run(resolve_recipe(name, changes), folder, quiet=True)
-    result["exposure"].pop("seconds")
-    return result
 
 
 def torchrun(words, folder, processes=2):
@@ -164,7 +157,7 @@ def test_two_processes_at_the_command_line_are_one_run(world, tmp_path):
     out, err = (processes := torchrun(words, tmp_path / "two")).communicate(timeout=400)
     assert processes.returncode == 0, err
     (printed,) = [json.loads(out)]
-    (alone,) = in_processes(1, train_part, words, tmp_path / "one")
+    (alone,) = in_processes(1, train_part, words, tmp_path / "one", fresh=True)
     assert_same_losses(tmp_path / "two", tmp_path / "one")
     assert printed["exposure"]["flops"] == alone["exposure"]["flops"]
     assert printed["metrics"] == pytest.approx(alone["metrics"], abs=0.02)
@@ -192,8 +185,8 @@ def test_a_detector_with_joint_norms_and_precise_statistics_is_the_same_in_any_n
         "loader.num_workers=0",
         "model.loss_images=2",
     )
-    (alone,) = in_processes(1, train_part, words, tmp_path / "one")
-    parts = in_processes(size, train_part, words, tmp_path / "several")
+    (alone,) = in_processes(1, train_part, words, tmp_path / "one", fresh=True)
+    parts = in_processes(size, train_part, words, tmp_path / "several", fresh=True)
     assert all(part == parts[0] for part in parts)
     assert parts[0]["exposure"] == alone["exposure"]
     assert_same_losses(tmp_path / "several", tmp_path / "one")
@@ -255,6 +248,6 @@ def test_a_stopped_or_killed_world_goes_on_with_another_number_of_processes(faul
         assert newest_checkpoint(tmp_path / "run").images_seen == stops[-1]["images_seen"]
     else:
         assert "exitcode  : -9" in err
-    in_processes(1, train_part, words, tmp_path / "straight")
-    in_processes(1, train_part, words, tmp_path / "run")
+    in_processes(1, train_part, words, tmp_path / "straight", fresh=True)
+    in_processes(1, train_part, words, tmp_path / "run", fresh=True)
     assert_same_losses(tmp_path / "run", tmp_path / "straight", 0.2)

@@ -1,8 +1,6 @@
 """A training that is killed at random ends with the bytes of one that was not."""
 
 import importlib.util
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -15,6 +13,7 @@ from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.journal import open_log
 from groundup.engine.train import run_state
 from groundup.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
+from processes import fresh_context
 from small_training import lines_of, train_slowly
 
 KILLS = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
@@ -33,13 +32,7 @@ def kills():
 @pytest.fixture(scope="module")
 def launch():
     """Starts the slow training in a process of its own, which has torch imported already."""
-    context = multiprocessing.get_context("forkserver")
-    # The optimizer imports torch._dynamo when first made, which takes seconds.
-    context.set_forkserver_preload(["small_training", "torch._dynamo"])
-    # The server starts with the first process and finds the module to preload only by this variable.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        multiprocessing.forkserver.ensure_running()
+    context = fresh_context()
 
     class Forked:
         def __init__(self, folder):
