@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,14 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of each run; default: the cores, shared out.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but failures.")]
+
+
+class Place(StrEnum):
+    """Where runs are carried out."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+    RAY = "ray"
 
 
 @app.command("list")
@@ -140,17 +149,29 @@ def run(
             "--time-limit", help="Seconds after which to write checkpoints and leave with status 75."
         ),
     ] = None,
+    on: Annotated[
+        Place, typer.Option("--on", help="Where: processes here, jobs of Slurm (submitit), tasks of Ray.")
+    ] = Place.LOCAL,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the cluster, such as slurm_partition=gpu or num_gpus=1."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Carry out what is missing of a study. The same command goes on where a stopped one was."""
-    from groundup.study.runner import begin_study, run_study
+    from groundup.study.launch import crew_of
+    from groundup.study.runner import begin_study, run_study, threads_each
     from groundup.study.status import read_status
 
     chosen = (coco, world, data, images, full, weights, unit_images, side, seeds, changes)
     described, folder, counted = described_study(study, out, *chosen)
     refuse_counted(study, counted)
     begin_study(described, folder, commands=[shlex.join(["groundup", *sys.argv[1:]])])
-    outcome = run_study(folder, processes=processes, threads=threads, time_limit=time_limit, quiet=quiet)
+    each = threads_each(processes, threads) if on == Place.LOCAL else threads or 1
+    with crew_of(on.value, folder, each, cluster_option or []) as crew:
+        outcome = run_study(
+            folder, processes=processes, threads=each, time_limit=time_limit, quiet=quiet, workers=crew
+        )
     print_lines(read_status(folder).lines())
     outcome.refuse_failures()
 

@@ -33,7 +33,7 @@ from groundup.study.search_results import conclude_search, has_diverged, is_tria
 from groundup.study.status import axis_words, read_status
 from groundup.study.study import PRETRAINING, Study, load_study, register_study
 from groundup.study.worker import run_path
-from groundup.study.workers import STDERR, Workers
+from groundup.study.workers import STDERR, Crew, Workers
 
 POLL_SECONDS = 0.1
 """How often ended runs and signals are looked for."""
@@ -90,7 +90,7 @@ def run_study(
     threads: int | None = None,
     quiet: bool = False,
     time_limit: float | None = None,
-    workers: Workers | None = None,
+    workers: Crew | None = None,
 ) -> StudyOutcome:
     """Carry out what is missing of the planned study in the folder (`plan.write_plan`).
 
@@ -224,7 +224,7 @@ class Runner:
             interrupted=tuple(self._interrupted),
         )
 
-    def work(self, workers: Workers, stop: StopFlag) -> None:
+    def work(self, workers: Crew, stop: StopFlag) -> None:
         """Keep the workers busy until nothing is left.
 
         Raises:
@@ -242,7 +242,7 @@ class Runner:
                 self._display.show(read_status(self._folder))
             time.sleep(POLL_SECONDS)
 
-    def halt(self, workers: Workers, reason: str) -> None:
+    def halt(self, workers: Crew, reason: str) -> None:
         """Ask every run to stop, and wait for it.
 
         Raises:
@@ -307,7 +307,7 @@ class Runner:
                     self._interrupted.append(key)
                     break
 
-    def start(self, key: str, workers: Workers) -> None:
+    def start(self, key: str, workers: Crew) -> None:
         """Begin a run or go on with it."""
         goes_on = (self.path(key) / LOG).exists()
         (self.path(key) / FAILURE).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from groundup.errors import GroundupError
 from groundup.study.worker import run_path
@@ -21,6 +21,20 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What torch's libraries read their number of threads from when they are loaded."""
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """numpy's library would start its threads when it is imported, and a process with threads must not fork."""
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """Whoever carries runs out: processes of this machine (`Workers`), or a cluster (`launch`)."""
+
+    def start(self, folder: Path, key: str) -> None:
+        """Begin or go on with a run of the study in that folder."""
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to every training."""
+
+    def ended(self) -> list[tuple[str, int]]:
+        """The runs that have ended since the last call, each with its exit status."""
 
 
 class WorkersLostError(GroundupError):
