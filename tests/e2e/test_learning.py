@@ -36,6 +36,7 @@ def test_four_drawn_scenes_are_learnt_by_heart(tmp_path):
         [
             *data_of(files, "train"),
             *data_of(files, "val"),
+            "data.overlap=accept",
             "transforms.short_side=[128]",
             "transforms.test_short_side=128",
             "transforms.flip=0",
