@@ -89,12 +89,16 @@ def torchrun(words, folder, processes=2):
 def assert_same_losses(folder, other, later=2e-2):
     """Equal bills; losses that hang on no choice equal to rounding in the first step, the others about.
 
-    In float32 two proposals may change their rank by rounding, and another RoI is then learnt from.
+    In float32 two proposals may change their rank by rounding, and another RoI is then learnt from: many
+    steps later a loss that hangs on a few RoIs says nothing, so with `later` None the sums are compared.
     """
     ours, theirs = ([line for line in lines_of(path) if line["kind"] == "train"] for path in (folder, other))
     assert [line["images_seen"] for line in ours] == [line["images_seen"] for line in theirs]
     for number, (line, their_line) in enumerate(zip(ours, theirs, strict=True)):
         assert line["exposure"] == their_line["exposure"]
+        if later is None:
+            assert line["loss"] == pytest.approx(their_line["loss"], rel=0.05), number
+            continue
         for name, value in line["losses"].items():
             tolerance = 3e-6 if number == 0 and "rpn" in name else later
             assert value == pytest.approx(their_line["losses"][name], rel=tolerance, abs=1e-6), (number, name)
@@ -250,4 +254,4 @@ def test_a_stopped_or_killed_world_goes_on_with_another_number_of_processes(faul
         assert "exitcode  : -9" in err
     in_processes(1, train_part, words, tmp_path / "straight", fresh=True)
     in_processes(1, train_part, words, tmp_path / "run", fresh=True)
-    assert_same_losses(tmp_path / "run", tmp_path / "straight", 0.2)
+    assert_same_losses(tmp_path / "run", tmp_path / "straight", None)
