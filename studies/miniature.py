@@ -27,16 +27,21 @@ PRETRAINING_IMAGES = 24_000
 
 def study() -> Study:
     """The study, on the pictures under runs/miniature."""
-    base = demo_study(Path("runs") / "miniature", 0)
+    return miniature("miniature", UNIT_IMAGES)
+
+
+def miniature(name: str, unit_images: int) -> Study:
+    """The study of that name, on the pictures under runs/NAME, 1x being so many images."""
+    base = demo_study(Path("runs") / name, 0)
     changes = dict(base.set)
-    changes["training.schedule.unit_images"] = UNIT_IMAGES
-    changes["training.evaluate_every"] = UNIT_IMAGES
+    changes["training.schedule.unit_images"] = unit_images
+    changes["training.evaluate_every"] = unit_images
     objects = base.pretraining["objects"]
     longer = {**objects.set, "training.schedule.unit_images": PRETRAINING_IMAGES}
     return vary(
         base,
         {
-            "name": "miniature",
+            "name": name,
             "set": changes,
             "axes": {**base.axes, "training.schedule.units": list(LENGTHS)},
             "seeds": list(SEEDS),

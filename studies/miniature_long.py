@@ -15,37 +15,19 @@ thousand images come closer to the end. With scenes of 96 pixels, three objects 
 scratch was still behind at the end: docs/LOG.md.
 """
 
+import runpy
 from pathlib import Path
 
 from groundup.config import vary
-from groundup.demo import demo_study
 from groundup.study.study import Study
 
 SIDE = 64
 UNIT_IMAGES = 1_000
-LENGTHS = (1, 2, 6)
-SEEDS = (0, 1, 2)
-PRETRAINING_IMAGES = 24_000
 
 
 def study() -> Study:
     """The study, on the pictures under runs/miniature_long."""
-    base = demo_study(Path("runs") / "miniature_long", 0)
-    changes = dict(base.set)
-    changes["training.schedule.unit_images"] = UNIT_IMAGES
-    changes["training.evaluate_every"] = UNIT_IMAGES
-    changes["transforms.short_side"] = [SIDE]
-    changes |= {f"transforms.{name}": SIDE for name in ("max_side", "test_short_side", "test_max_side")}
-    objects = base.pretraining["objects"]
-    longer = {**objects.set, "training.schedule.unit_images": PRETRAINING_IMAGES}
-    return vary(
-        base,
-        {
-            "name": "miniature_long",
-            "set": changes,
-            "axes": {**base.axes, "training.schedule.units": list(LENGTHS)},
-            "seeds": list(SEEDS),
-            "question.num_seeds": len(SEEDS),
-            "pretraining": {"objects": {"recipe": objects.recipe, "set": longer}},
-        },
-    )
+    short = runpy.run_path(str(Path(__file__).with_name("miniature.py")))
+    base: Study = short["miniature"]("miniature_long", UNIT_IMAGES)
+    sides = {f"transforms.{name}": SIDE for name in ("max_side", "test_short_side", "test_max_side")}
+    return vary(base, {"set": {**base.set, "transforms.short_side": [SIDE], **sides}})

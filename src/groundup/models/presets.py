@@ -4,6 +4,8 @@ Not carried over from Detectron: its "+1" pixels, negatives sampled with replace
 first 1x1 convolution of a bottleneck (its GN models have it on the 3x3, as ours).
 """
 
+from typing import Literal
+
 from pydantic import Field
 
 from groundup.config import Options
@@ -98,21 +100,7 @@ def paper_mask_rcnn(
     return DetectorOptions(
         backbone=BackboneOptions(name=backbone, norm=norm, init="xavier"),
         fpn=FPNOptions(channels=sizes.channels, norm=norm),
-        rpn=RPNOptions(
-            anchor_sizes=sizes.anchor_sizes(),
-            anchor_rounding=True,
-            anchor_straddling=False,
-            anchors_per_image=sizes.anchors_per_image,
-            loss_divisor="fixed",
-            smooth_l1_beta=1 / 9,
-            pre_nms_train=sizes.proposals(2000),
-            pre_nms_test=sizes.proposals(1000),
-            post_nms_train=sizes.proposals(2000),
-            post_nms_test=sizes.proposals(1000),
-            post_nms_scope="group",
-            sigmoid_before_nms=True,
-            min_box_size=EMPTY_SIDE,
-        ),
+        rpn=detectron_rpn(sizes, sizes.anchor_sizes(), pre_nms=(2000, 1000), scope="group"),
         rois=RoIOptions(rois_per_image=sizes.rois_per_image),
         box_head=BoxHeadOptions(
             pool=PoolOptions(resolution=BOX_RESOLUTION),
@@ -137,6 +125,41 @@ def paper_mask_rcnn(
     )
 
 
+def detectron_rpn(
+    sizes: DetectorSizes,
+    anchor_sizes: tuple[tuple[float, ...], ...],
+    *,
+    pre_nms: tuple[int, int],
+    scope: Literal["group", "image"],
+) -> RPNOptions:
+    """Detectron's first stage.
+
+    Args:
+        sizes: of the detector.
+        anchor_sizes: of each map, finest first.
+        pre_nms: proposals of a map that are compared, in training and in test, at the published size.
+        scope: of what the proposals that are left are counted.
+
+    Source: paper.md 4, column D1.
+    """
+    train, test = pre_nms
+    return RPNOptions(
+        anchor_sizes=anchor_sizes,
+        anchor_rounding=True,
+        anchor_straddling=False,
+        anchors_per_image=sizes.anchors_per_image,
+        loss_divisor="fixed",
+        smooth_l1_beta=1 / 9,
+        pre_nms_train=sizes.proposals(train),
+        pre_nms_test=sizes.proposals(test),
+        post_nms_train=sizes.proposals(2000),
+        post_nms_test=sizes.proposals(1000),
+        post_nms_scope=scope,
+        sigmoid_before_nms=True,
+        min_box_size=EMPTY_SIDE,
+    )
+
+
 def paper_faster_rcnn(
     backbone: str = "resnet50", norm: NormKind = "gn", *, sizes: DetectorSizes = PUBLISHED
 ) -> DetectorOptions:
@@ -156,20 +179,11 @@ def paper_faster_rcnn_vgg(backbone: str = "vgg16", *, sizes: DetectorSizes = VGG
         backbone=BackboneOptions(name=backbone, norm="none", init="msra"),
         fpn=None,
         single_stride=16,
-        rpn=RPNOptions(
-            anchor_sizes=(tuple(size for level in sizes.anchor_sizes() for size in level),),
-            anchor_rounding=True,
-            anchor_straddling=False,
-            anchors_per_image=sizes.anchors_per_image,
-            loss_divisor="fixed",
-            smooth_l1_beta=1 / 9,
-            pre_nms_train=sizes.proposals(12_000),
-            pre_nms_test=sizes.proposals(6000),
-            post_nms_train=sizes.proposals(2000),
-            post_nms_test=sizes.proposals(1000),
-            post_nms_scope="image",
-            sigmoid_before_nms=True,
-            min_box_size=EMPTY_SIDE,
+        rpn=detectron_rpn(
+            sizes,
+            (tuple(size for level in sizes.anchor_sizes() for size in level),),
+            pre_nms=(12_000, 6000),
+            scope="image",
         ),
         rois=RoIOptions(rois_per_image=sizes.rois_per_image),
         box_head=BoxHeadOptions(
