@@ -114,6 +114,7 @@ def part_of(batch: Batch, first: int, last: int) -> Batch:
     dropped = int((~keeps[: int(keeps.int().argmax())]).sum()) if keeps.any() else 0
     return replace(
         batch,
+        keypoints=None if batch.keypoints is None else batch.keypoints[first:last],
         masks=replace(
             masks,
             edges=masks.edges[keeps_edge],

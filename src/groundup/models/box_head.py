@@ -25,6 +25,7 @@ from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_se
 from groundup.models.rpn import Proposals, delta_targets
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, has_min_side
 from groundup.ops.pooling import RoIMaps
+from groundup.ops.precision import in_full_precision
 from groundup.ops.roi import nms, ranks_within
 from groundup.structures import Batch
 
@@ -142,8 +143,8 @@ class BoxHead(nn.Module):
         if gradient_scale != 1:
             hidden = scale_gradient(hidden, gradient_scale)
         hidden = self.fcs(self.convs(hidden).flatten(1))
-        deltas = self.deltas(hidden).float()
-        return self.classes(hidden).float(), deltas.view(len(deltas), -1, 4)
+        deltas = in_full_precision(self.deltas(hidden))
+        return in_full_precision(self.classes(hidden)), deltas.unflatten(1, (-1, 4))
 
     def losses(
         self,
@@ -159,7 +160,7 @@ class BoxHead(nn.Module):
 
     def read(self, maps: RoIMaps, rois: RoIs, *, slots: SlotKind, gradient_scale: float = 1.0) -> BoxReadings:
         """What the head says of the RoIs, of those or all slots as `slots` says."""
-        rows = rows_seen(rois.is_filled, slots)
+        rows = rows_seen(rois.is_filled, slots, self.options.norm)
         logits, deltas = self(
             maps,
             rois.boxes.flatten(0, 1)[rows],
@@ -254,7 +255,7 @@ def real_proposals(
     proposals: Proposals,
 ) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
     """Boxes and images of the filled slots, and whether each is one: where none is, one stands in."""
-    rows = rows_seen(proposals.is_filled, "real")
+    rows = rows_seen(proposals.is_filled, "real", "none")
     num_slots = proposals.boxes.shape[1]
     return proposals.boxes.flatten(0, 1)[rows], rows // num_slots, proposals.is_filled.flatten()[rows]
 

@@ -23,6 +23,7 @@ from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
 from groundup.ops.keypoints import decode_heatmaps, encode_keypoints
 from groundup.ops.pooling import RoIMaps
+from groundup.ops.precision import in_full_precision
 from groundup.structures import Batch
 
 DECONV_KERNEL = 4
@@ -101,7 +102,7 @@ class KeypointHead(nn.Module):
     ) -> Float[Tensor, "N P {self.side} {self.side}"]:
         """Heatmaps of each RoI, as logits in float32."""
         hidden = self.convs(pool_rois(maps, boxes, images, self.options.pool))
-        coarse: Tensor = self.deconv(hidden).float()
+        coarse: Tensor = in_full_precision(self.deconv(hidden))
         if self.options.enlargement == 1:
             return coarse
         return F.interpolate(coarse, scale_factor=float(self.options.enlargement), mode="bilinear")
@@ -138,11 +139,11 @@ class KeypointHead(nn.Module):
         cells, is_visible = encode_keypoints(truth, boxes, self.side)
         is_visible = is_visible & is_positive[..., None]
         is_needed = is_visible.any(dim=2)
-        rows = rows_seen(is_needed, slots)
+        rows = rows_seen(is_needed, slots, self.options.norm)
         heatmaps = self(maps, boxes.flatten(0, 1)[rows], rows // is_needed.shape[1])
         loss = F.cross_entropy(
             heatmaps.flatten(0, 1).flatten(1), cells.flatten(0, 1)[rows].flatten(), reduction="none"
-        ).view(len(rows), -1)
+        ).view(len(rows), cells.shape[2])
         loss = torch.where(is_visible.flatten(0, 1)[rows], loss, 0.0).sum(dim=1)
         sums = sums_of_images(loss, rows, is_needed)
         visible = is_visible.sum(dim=(1, 2)).to(loss.dtype)

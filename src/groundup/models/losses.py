@@ -11,6 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - the name the field uses
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.ops.precision import in_full_precision
+
 
 def normalise_loss(
     sums: Float[Tensor, " B"], counts: Float[Tensor, " B"], group_size: int
@@ -35,4 +37,4 @@ def smooth_l1(
     predicted: Float[Tensor, "*s"], target: Float[Tensor, "*s"], beta: float
 ) -> Float[Tensor, "*s"]:
     """Quadratic up to `beta`, linear beyond; beta 0 is L1. Source: Fast R-CNN (Girshick, 2015), eq. 3."""
-    return F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=beta)
+    return F.smooth_l1_loss(in_full_precision(predicted), target, reduction="none", beta=beta)

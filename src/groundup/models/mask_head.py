@@ -22,6 +22,7 @@ from groundup.models.losses import normalise_loss
 from groundup.models.norm import NormKind
 from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
 from groundup.ops.pooling import RoIMaps
+from groundup.ops.precision import in_full_precision
 from groundup.ops.rasterise import mask_targets
 from groundup.structures import Batch
 
@@ -97,7 +98,7 @@ class MaskHead(nn.Module):
         weight = self.masks.weight.flatten(1)[row][:, None]
         assert self.masks.bias is not None
         logits = torch.bmm(weight, hidden.flatten(2).to(weight.dtype)).view(len(hidden), *hidden.shape[2:])
-        return logits.float() + self.masks.bias[row][:, None, None]
+        return in_full_precision(logits) + self.masks.bias[row][:, None, None]
 
     def losses(
         self,

@@ -167,12 +167,12 @@ def roi_labels(
     return torch.where(is_positive, batch.labels.gather(1, gt_index), labels)
 
 
-def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind, norm: NormKind = "none") -> Int[Tensor, " N"]:
-    """Flat rows of the slots a head with the norm sees, at least one.
+def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind, norm: NormKind) -> Int[Tensor, " N"]:
+    """Flat rows of the slots a head with the norm sees; at least one, but for a joint norm.
 
-    Where no slot is needed the first one stands in, with weight 0, since most layers want something to work
-    on. Not before a joint norm: its statistics would depend on how images are dealt to processes, and it
-    takes nothing for an answer.
+    Where no slot is needed the first one stands in, with weight 0, since other layers want something to work
+    on. Before a joint norm it would count in statistics that must not depend on how images are dealt to
+    processes; that norm takes nothing for an answer, and joins with a count of zero.
     """
     flat = is_needed.flatten()
     if kind == "fixed":

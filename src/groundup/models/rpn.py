@@ -22,6 +22,7 @@ from groundup.models.losses import normalise_loss, smooth_l1
 from groundup.ops.anchors import anchor_codes, base_anchors, grid_anchors
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, encode_deltas, has_min_side, is_inside
 from groundup.ops.matching import match_boxes
+from groundup.ops.precision import in_full_precision
 from groundup.ops.roi import nms, ranks_within
 from groundup.ops.sampling import ANCHOR_STREAM, choose_balanced, random_keys
 from groundup.structures import Batch
@@ -166,8 +167,8 @@ class RPN(nn.Module):
         for level in pyramid:
             hidden = self.convs(level)
             grids.append((level.shape[2], level.shape[3]))
-            logits.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
-            delta = self.deltas(hidden).float().permute(0, 2, 3, 1)
+            logits.append(in_full_precision(self.objectness(hidden)).permute(0, 2, 3, 1).flatten(1))
+            delta = in_full_precision(self.deltas(hidden)).permute(0, 2, 3, 1)
             deltas.append(delta.reshape(len(delta), -1, 4))
         anchors = self.anchors(tuple(grids), padded_size, pyramid[0].device)
         return Objectness(anchors=anchors, logits=torch.cat(logits, 1), deltas=torch.cat(deltas, 1))

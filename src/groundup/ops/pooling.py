@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - the name the field uses
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from groundup.ops.precision import in_full_precision
 from groundup.ops.roi import roi_align
 
 
@@ -43,7 +44,7 @@ class RoIMaps:
 
 def build_roi_maps(maps: Sequence[Float[Tensor, "B C _ _"]], strides: Sequence[int]) -> RoIMaps:
     """The maps in float32, laid out once for all heads: RoIAlign knows no bfloat16."""
-    exact = tuple(level.float() for level in maps)
+    exact = tuple(in_full_precision(level) for level in maps)
     table = None
     if exact[0].device.type == "cpu":
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in exact])
