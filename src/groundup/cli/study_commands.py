@@ -197,8 +197,14 @@ def report(folder: Folder) -> None:
 
 
 @app.command(hidden=True)
-def work(folder: Folder, key: Annotated[str, typer.Argument(help="Key of a run.")]) -> None:
+def work(
+    folder: Folder,
+    key: Annotated[str, typer.Argument(help="Key of a run.")],
+    tied: Annotated[bool, typer.Option("--tied", help="Stop when whoever started this ends.")] = False,
+) -> None:
     """Carry out one run of a planned study in this process."""
-    from groundup.study.worker import carry_out
+    from groundup.study.worker import carry_out, end_with_parent
 
+    if tied:
+        end_with_parent()
     print_json({"run": key, **carry_out(folder, key, quiet=False)})

@@ -20,11 +20,13 @@ import yaml
 
 from groundup.errors import EXIT_INTERNAL, EXIT_RESUMABLE, UsageError
 from groundup.study.worker import run_path
-from groundup.study.workers import CLOSE_SECONDS, STDERR, THREAD_VARIABLES, Crew
+from groundup.study.workers import CLOSE_SECONDS, STDERR, TAKEN_BACK, THREAD_VARIABLES, Crew
 
 SLURM_FOLDER = "slurm"
 """Where scripts and outputs of Slurm's jobs lie in a study's folder."""
-TAKEN_BACK = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
+CANCELLED = "CANCELLED"
+"""State of a job of Slurm that somebody stopped: it goes on when the command is given again."""
+LOST_STATES = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 """States of Slurm's jobs that ended without fault of the run: it goes on from its newest checkpoint."""
 POLL_SECONDS = 1.0
 MEETING_SECONDS = 5.0
@@ -93,7 +95,7 @@ class Cluster:
     def start(self, folder: Path, key: str) -> None:
         """Begin or go on with a run of the study in that folder."""
         folder = folder.absolute()
-        command = [sys.executable, "-m", "groundup", "study", "work", str(folder), key]
+        command = [sys.executable, "-m", "groundup", "study", "work", str(folder), key, "--tied"]
         self._jobs[key] = self._submit(command, str(run_path(folder, key) / STDERR), self._environment)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -102,7 +104,7 @@ class Cluster:
             self._signal(job, number)
 
     def ended(self) -> list[tuple[str, int]]:
-        """The runs that have ended since the last call, each with its exit status."""
+        """The runs that have ended since the last call, each with its exit status or `TAKEN_BACK`."""
         found = [(key, self._status(job)) for key, job in self._jobs.items()]
         ended = [(key, status) for key, status in found if status is not None]
         for key, _ in ended:
@@ -153,7 +155,9 @@ class SlurmCluster(Cluster):
         if job.exception() is None:
             return int(job.result())
         state = str(job.state).split()[0] if job.state else ""
-        return EXIT_RESUMABLE if state in TAKEN_BACK else EXIT_INTERNAL
+        if state in LOST_STATES:
+            return TAKEN_BACK
+        return EXIT_RESUMABLE if state == CANCELLED else EXIT_INTERNAL
 
 
 class RayCluster(Cluster):
@@ -207,7 +211,7 @@ class RayCluster(Cluster):
             return int(self._ray.get(result))
         except self._ray.exceptions.RayActorError:
             # Its machine is gone, or it was taken back before it began.
-            return EXIT_RESUMABLE
+            return TAKEN_BACK
 
 
 @contextmanager

@@ -33,12 +33,16 @@ from groundup.study.search_results import conclude_search, has_diverged, is_tria
 from groundup.study.status import axis_words, read_status
 from groundup.study.study import PRETRAINING, Study, load_study, register_study
 from groundup.study.worker import run_path
-from groundup.study.workers import STDERR, Crew, Workers
+from groundup.study.workers import STDERR, TAKEN_BACK, Crew, Workers
 
 POLL_SECONDS = 0.1
 """How often ended runs and signals are looked for."""
 CHECKPOINT = "checkpoints/images_{:09d}/COMMIT"
 """What exists when a run has come to a branch point. Source: groundup.engine.checkpoint."""
+CHECKPOINTS = "checkpoints/images_*/COMMIT"
+"""All of them."""
+MAX_TAKEN_BACK = 3
+"""How often in a row a run may lose its machine without a further checkpoint before it is left alone."""
 TAIL_CHARACTERS = 2000
 """Of what a failed run's process wrote, to find its last line in."""
 
@@ -208,6 +212,7 @@ class Runner:
         self._failed: dict[str, str] = {}
         self._skipped: dict[str, str] = {}
         self._interrupted: list[str] = []
+        self._lost: dict[str, tuple[str, int]] = {}
         self._is_stopping = False
 
     @property
@@ -278,7 +283,7 @@ class Runner:
 
     def has_begun(self, key: str) -> bool:
         """Whether the run has a checkpoint of its own, so that it needs no other run."""
-        return any(self.path(key).glob("checkpoints/images_*/COMMIT"))
+        return any(self.path(key).glob(CHECKPOINTS))
 
     def is_done(self, key: str) -> bool:
         """Whether its result is there; that a trial diverges is one."""
@@ -324,7 +329,10 @@ class Runner:
         if self.is_done(key):
             self._done.append(key)
             self._display.note(f"done     {self.title(key)}")
-        elif was_stopped:
+        elif status == TAKEN_BACK and self.begins_again(key):
+            self._waiting.insert(0, key)
+            self._display.note(f"lost     {self.title(key)}: its machine is gone; it begins again")
+        elif was_stopped or status == TAKEN_BACK:
             self._interrupted.append(key)
             self._display.note(f"stopped  {self.title(key)}")
         else:
@@ -338,6 +346,13 @@ class Runner:
                 return
             self._failed[key] = message
             self._display.note(f"failed   {self.title(key)}: {message}", always=True)
+
+    def begins_again(self, key: str) -> bool:
+        """Whether a run that lost its machine is given another one, now that it has lost it once more."""
+        newest = max((path.parent.name for path in self.path(key).glob(CHECKPOINTS)), default="")
+        before, times = self._lost.get(key, (newest, 0))
+        self._lost[key] = newest, times + 1 if newest == before else 1
+        return not self._is_stopping and self._lost[key][1] <= MAX_TAKEN_BACK
 
     def title(self, key: str) -> str:
         """The run in words."""

@@ -144,12 +144,17 @@ def preload() -> None:
         importlib.import_module(name)
 
 
+def end_with_parent() -> None:
+    """Let Linux ask this process to stop when the one that started it ends; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def become(job: dict[str, Any]) -> NoReturn:
     """Be the process of one run, in a fork: its own stderr, threads and GPU; exits as a command would."""
     status = EXIT_INTERNAL
     try:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
         path = Path(job["stderr"])
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -23,6 +23,10 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """numpy's library would start its threads when it is imported, and a process with threads must not fork."""
 
 
+TAKEN_BACK = 256
+"""In place of an exit status, of a run whose machine died or was taken away; no process can leave with it."""
+
+
 @runtime_checkable
 class Crew(Protocol):
     """Whoever carries runs out: processes of this machine (`Workers`), or a cluster (`launch`)."""
@@ -34,7 +38,7 @@ class Crew(Protocol):
         """Send a signal to every training."""
 
     def ended(self) -> list[tuple[str, int]]:
-        """The runs that have ended since the last call, each with its exit status."""
+        """The runs that have ended since the last call, each with its exit status or `TAKEN_BACK`."""
 
 
 class WorkersLostError(GroundupError):
