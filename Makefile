@@ -30,5 +30,9 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: .venv/ready  ## every row of the speed targets beside its peers; BENCH='--quick', '--only loader', '--guard'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
 clean:
 	rm -rf .venv build dist src/*.egg-info

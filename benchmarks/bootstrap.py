@@ -1,22 +1,28 @@
 """Time of the paired bootstrap at COCO val scale: two arms, 2,000 replicates, from match tables in memory.
 
 Tables are drawn: 5,000 images, about 36,500 instances and 500,000 detections in 80 categories of COCO's
-uneven sizes, ten IoU thresholds. One run prints wall and CPU seconds and, with --match, the time to
-match that many drawn boxes.
+uneven sizes, ten IoU thresholds. The peer is hotcoco's `compare`, which draws images anew in each replicate
+and accumulates again, on as many drawn detections; it is slow, so the two are compared at few replicates.
 
-    python benchmarks/bootstrap.py [--images 5000] [--replicates 2000] [--threads 2] [--seeds 1] [--match]
+    python benchmarks/bootstrap.py --out benchmarks/results/bootstrap.json
 """
 
-import argparse
-import resource
-import time
+import functools
+import os
 
 import numpy as np
 
+from evaluation import draw
 from groundup.metrics.bootstrap import bootstrap_endpoints, draw_weights
-from groundup.metrics.match_table import IOU_THRESHOLDS, MatchTable, build_match_table
+from groundup.metrics.match_table import IOU_THRESHOLDS, MatchTable
+from harness import OURS, Row, Step, Target, parser_for, race, report
 
 INSTANCES_PER_IMAGE, DETECTIONS_PER_IMAGE, NUM_CATEGORIES = 7.3, 100, 80
+NUM_IMAGES, NUM_REPLICATES = 5_000, 2_000
+LIMIT = 60.0
+"""Seconds on two cores. Source: the design, section 8."""
+FEW = 20
+"""Replicates at which the peer is met."""
 
 
 def draw_table(num_images: int, seed: int) -> MatchTable:
@@ -57,50 +63,67 @@ def draw_table(num_images: int, seed: int) -> MatchTable:
     )
 
 
-def seconds() -> tuple[float, float]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), used.ru_utime + used.ru_stime
+def our_side(num_images: int, replicates: int, threads: int) -> Step:
+    """Weights, both arms, the interval of their difference."""
+    arms = [[draw_table(num_images, arm + 1)] for arm in range(2)]
+
+    def step() -> list[float]:
+        weights = draw_weights(num_images, replicates, seed=0)
+        samples = [
+            bootstrap_endpoints(tables, weights, ["AP", "AP50", "AP75"], num_threads=threads)["AP"]
+            for tables in arms
+        ]
+        difference = (samples[0].replicates - samples[1].replicates).mean(axis=1)
+        return np.percentile(difference, [2.5, 97.5]).tolist()
+
+    return step
 
 
-def time_matching(num_images: int) -> None:
-    from evaluation import draw
+def peer_side(num_images: int, replicates: int) -> Step:
+    """hotcoco's, of two evaluations that have matched already."""
+    import hotcoco
 
     document, results = draw(num_images, with_masks=False)
-    wall, cpu = seconds()
-    table = build_match_table(document, results, "bbox")
-    wall, cpu = seconds()[0] - wall, seconds()[1] - cpu
-    print(f"matching {len(table.scores)} of {len(results)} boxes: {wall:.1f} s wall, {cpu:.1f} s CPU")
+    evaluators = []
+    for arm in range(2):
+        kept = [one | {"score": one["score"] * (0.9 if arm else 1.0)} for one in results]
+        truth = hotcoco.COCO(document)
+        evaluators.append(hotcoco.COCOeval(truth, truth.load_res(kept), "bbox"))
+        evaluators[-1].evaluate()
+
+    def step() -> None:
+        hotcoco.compare(*evaluators, n_bootstrap=replicates, seed=0)
+
+    return step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--replicates", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--match", action="store_true")
-    options = parser.parse_args()
-    if options.match:
-        time_matching(options.images)
-    arms = [
-        [draw_table(options.images, 2 * seed + arm + 1) for seed in range(options.seeds)] for arm in range(2)
+    parser = parser_for(__doc__)
+    parser.add_argument("--images", type=int, default=NUM_IMAGES)
+    parser.add_argument("--replicates", type=int, default=NUM_REPLICATES)
+    arguments = parser.parse_args()
+    images = arguments.images // 10 if arguments.quick else arguments.images
+    threads = os.cpu_count() or 1
+    few = {
+        OURS: functools.partial(our_side, images, FEW, threads),
+        "hotcoco compare": functools.partial(peer_side, images, FEW),
+    }
+    whole = {OURS: functools.partial(our_side, images, arguments.replicates, threads)}
+    rows = [
+        Row(
+            name=f"paired bootstrap, {replicates} replicates, {images} images",
+            sides=race(sides, turns=arguments.turns or 3, warmups=0),
+            amount=replicates,
+            per="replicate",
+            target=target,
+            facts={"threads": threads},
+        )
+        for replicates, sides, target in (
+            (arguments.replicates, whole, Target(at_most=LIMIT)),
+            (FEW, few, None),
+        )
     ]
-    wall, cpu = seconds()
-    weights = draw_weights(options.images, options.replicates, seed=0)
-    samples = [
-        bootstrap_endpoints(tables, weights, ["AP", "AP50", "AP75"], num_threads=options.threads)["AP"]
-        for tables in arms
-    ]
-    wall, cpu = seconds()[0] - wall, seconds()[1] - cpu
-    difference = (samples[0].replicates - samples[1].replicates).mean(axis=1)
-    low, high = np.percentile(difference, [2.5, 97.5])
-    print(
-        f"{options.images} images, {len(arms[0][0].scores)} detections, {options.replicates} paired "
-        f"replicates, {options.seeds} seeds an arm: {wall:.1f} s wall, {cpu:.1f} s CPU, "
-        f"AP {samples[0].points.mean():.2f}, difference [{low:.2f}, {high:.2f}]"
-    )
+    report("bootstrap", rows, arguments)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,34 @@
 """Time from annotations and results in memory to AP, ours against the evaluators alone.
 
-COCO val scale by default: 5,000 images, about 36,500 instances, 500,000 detections, 80 classes; boxes
-are drawn, masks are 24-cornered polygons in them. One run prints CPU seconds of this process and wall
-seconds of each, their ratio, and the largest difference of the values.
+COCO val scale: 5,000 images, about 36,500 instances, 500,000 detections, 80 classes; boxes are drawn, masks
+are 24-cornered polygons in them. Each evaluator runs on one thread in a process of its own; CPU time is
+compared, and the largest difference of the twelve values to hotcoco's is told. pycocotools has a row of its
+own with fewer images.
 
-    python benchmarks/evaluation.py [--kinds bbox segm] [--images 5000] [--pycocotools]
+    python benchmarks/evaluation.py --out benchmarks/results/evaluation.json
 """
 
-import argparse
 import contextlib
-import gc
+import functools
+import importlib.util
 import io
-import os
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-os.environ.setdefault("RAYON_NUM_THREADS", "1")
-
-import hotcoco
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from groundup.metrics.coco_ap import coco_ap
+from harness import OURS, Build, Row, Step, Target, parser_for, race, report
 
 INSTANCES_PER_IMAGE, DETECTIONS_PER_IMAGE, NUM_CATEGORIES = 7.3, 100, 80
 HEIGHT, WIDTH = 480, 640
 CORNERS = 24
+PEER = "hotcoco alone"
+WITHIN = 1.2
+"""Times the time of the evaluator library alone. Source: the design, section 8."""
+NUM_IMAGES, NUM_IMAGES_REFERENCE = 5_000, 500
 
 
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -92,73 +90,135 @@ def draw(num_images: int, with_masks: bool) -> tuple[dict[str, Any], list[dict[s
     }, results
 
 
-def evaluate_alone(document: dict[str, Any], results: list[dict[str, Any]], kind: str) -> list[float]:
-    truth = hotcoco.COCO(document)
-    evaluator = hotcoco.COCOeval(truth, truth.load_res(results), kind)
+def write_drawn(path: Path, num_images: int, kind: str) -> Path:
+    """Draw once for all sides."""
+    path.write_bytes(pickle.dumps(draw(num_images, kind == "segm")))
+    return path
+
+
+def read_drawn(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `write_drawn` wrote."""
+    return pickle.loads(path.read_bytes())
+
+
+def ours_side(path: Path, kind: str) -> Step:
+    """With all that we check."""
+    from groundup.metrics.coco_ap import coco_ap
+
+    document, results = read_drawn(path)
+
+    def step() -> list[float]:
+        values = coco_ap(document, results, kind)  # type: ignore[arg-type]
+        recalls = [values.AR[limit] for limit in values.limits]
+        means = (values.AP, values.AP50, values.AP75, values.APs, values.APm, values.APl)
+        row = [*means, *recalls, values.ARs, values.ARm, values.ARl]
+        return [-1.0 if value is None else value for value in row]
+
+    return step
+
+
+def alone_side(path: Path, kind: str) -> Step:
+    """hotcoco as its user calls it."""  # noqa: D403
+    import hotcoco
+
+    document, results = read_drawn(path)
+
+    def step() -> list[float]:
+        truth = hotcoco.COCO(document)
+        evaluator = hotcoco.COCOeval(truth, truth.load_res(results), kind)
+        return values_of(evaluator)
+
+    return step
+
+
+def reference_side(path: Path, kind: str) -> Step:
+    """pycocotools."""  # noqa: D403
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    document, results = read_drawn(path)
+
+    def step() -> list[float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO()
+            truth.dataset = document
+            truth.createIndex()
+            return values_of(COCOeval(truth, truth.loadRes(copies(results)), kind))
+
+    return step
+
+
+def faster_side(path: Path, kind: str) -> Step:
+    """faster-coco-eval."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    document, results = read_drawn(path)
+
+    def step() -> list[float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(document)
+            return values_of(COCOeval_faster(truth, truth.loadRes(copies(results)), kind))
+
+    return step
+
+
+def copies(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For evaluators that write into what they are given, and would not take it a second time."""
+    return [dict(one) for one in results]
+
+
+def values_of(evaluator: Any) -> list[float]:
+    """The twelve."""
     evaluator.evaluate()
     evaluator.accumulate()
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.summarize()
-    return list(evaluator.stats)
+    return list(map(float, evaluator.stats))[:12]
 
 
-def evaluate_reference(document: dict[str, Any], results: list[dict[str, Any]], kind: str) -> list[float]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = document
-        truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(results), kind)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return list(evaluator.stats)
-
-
-def evaluate_ours(document: dict[str, Any], results: list[dict[str, Any]], kind: str) -> list[float]:
-    values = coco_ap(document, results, kind)  # type: ignore[arg-type]
-    recalls = [values.AR[limit] for limit in values.limits]
-    means = (values.AP, values.AP50, values.AP75, values.APs, values.APm, values.APl)
-    row = [*means, *recalls, values.ARs, values.ARm, values.ARl]
-    return [-1.0 if value is None else value for value in row]
-
-
-def clock(work: Callable[[], list[float]]) -> tuple[float, float, list[float]]:
-    gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
-    values = work()
-    return time.process_time() - cpu, time.perf_counter() - wall, values
+def measure(kind: str, num_images: int, turns: int, sides: dict[str, Build]) -> Row:
+    """One row, and how far the values are from hotcoco's."""
+    found = race(sides, turns=turns, warmups=0, threads=1, unit="CPU s")
+    base = np.array(found[PEER].found)
+    differences = {name: float(np.abs(np.array(side.found) - base).max()) for name, side in found.items()}
+    detections = num_images * DETECTIONS_PER_IMAGE
+    return Row(
+        name=f"evaluation, {kind}, {num_images} images, {detections} detections",
+        unit="CPU s",
+        sides=found,
+        amount=num_images,
+        target=Target(at_least=1 / WITHIN, against=PEER),
+        facts={"AP": float(base[0]), "largest_differences": differences},
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_for(__doc__)
     parser.add_argument("--kinds", nargs="+", default=["bbox", "segm"], choices=["bbox", "segm"])
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pycocotools", action="store_true", help="the reference too; minutes at full scale")
+    parser.add_argument("--images", type=int, default=NUM_IMAGES)
     arguments = parser.parse_args()
-    for kind in arguments.kinds:
-        document, results = draw(arguments.images, kind == "segm")
-        print(
-            f"{kind}: {len(document['images'])} images, {len(document['annotations'])} instances, "
-            f"{len(results)} detections, {os.environ['RAYON_NUM_THREADS']} thread"
-        )
-        contestants = {"hotcoco alone": evaluate_alone, "groundup": evaluate_ours}
-        runs: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in contestants}
-        for _ in range(arguments.repeats):  # in turn, so that a change of load meets all of them
-            for name, work in contestants.items():
-                runs[name].append(clock(partial(work, document, results, kind)))
-        if arguments.pycocotools:
-            runs["pycocotools"] = [clock(partial(evaluate_reference, document, results, kind))]
-        base = statistics.median(cpu for cpu, _, _ in runs["hotcoco alone"])
-        first = np.array(runs["hotcoco alone"][0][2])
-        for name, measured in runs.items():
-            cpu = statistics.median(cpu for cpu, _, _ in measured)
-            wall = statistics.median(wall for _, wall, _ in measured)
-            gap = np.abs(np.array(measured[0][2]) - first).max()
-            print(
-                f"  {name:<14} CPU {cpu:7.2f} s  wall {wall:7.2f} s  ratio {cpu / base:6.2f}  "
-                f"AP {measured[0][2][0]:.6f}  largest difference {gap:.1e}"
-            )
+    turns = arguments.turns or (2 if arguments.quick else 3)
+    count = min(arguments.images, NUM_IMAGES // 10) if arguments.quick else arguments.images
+    rows = []
+    with TemporaryDirectory() as folder:
+        for kind in arguments.kinds:
+            path = write_drawn(Path(folder) / kind, count, kind)
+            sides: dict[str, Build] = {
+                OURS: functools.partial(ours_side, path, kind),
+                PEER: functools.partial(alone_side, path, kind),
+            }
+            if importlib.util.find_spec("faster_coco_eval") is not None:
+                sides["faster-coco-eval"] = functools.partial(faster_side, path, kind)
+            rows.append(measure(kind, count, turns, sides))
+            few = min(count, NUM_IMAGES_REFERENCE) if not arguments.quick else NUM_IMAGES_REFERENCE // 5
+            path = write_drawn(Path(folder) / f"{kind}-few", few, kind)
+            sides = {
+                OURS: functools.partial(ours_side, path, kind),
+                PEER: functools.partial(alone_side, path, kind),
+                "pycocotools": functools.partial(reference_side, path, kind),
+            }
+            rows.append(measure(kind, few, 2, sides))
+    report("evaluation", rows, arguments)
 
 
 if __name__ == "__main__":

@@ -2,49 +2,36 @@
 
     python benchmarks/index.py --out benchmarks/results/index.json
 
-Synthesises a json (118,287 images, 860,001 instances with polygons of 24 points), builds the index, opens
-it warm in fresh processes beside pycocotools, and has 4 forked workers read every image's truth once, in
-shuffled order, while their private memory is watched.
+Synthesises a json (118,287 images, 860,001 instances with polygons of 24 points), builds the index beside
+pycocotools' and hotcoco's reading of it, opens it warm, each time in a fresh process, and has 4 forked
+workers read every image's truth once, in shuffled order, while their private memory is watched.
 """
 
-import argparse
+import contextlib
+import functools
+import io
+import itertools
 import json
 import multiprocessing
-import os
 import random
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from harness import OURS, Row, Side, Step, Target, parser_for, race, report
 
 NUM_IMAGES, NUM_INSTANCES, NUM_CATEGORIES, VERTICES = 118_287, 860_001, 80, 24
 NUM_WORKERS = 4
-OPEN = """
-import resource, sys, time
-from pathlib import Path
-from groundup.data.coco import open_index
-start = time.perf_counter()
-index = open_index(Path(sys.argv[1]), Path(sys.argv[2]))
-print(time.perf_counter() - start, index.num_instances, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-PEER = """
-import contextlib, io, resource, sys, time
-from pycocotools.coco import COCO
-start = time.perf_counter()
-with contextlib.redirect_stdout(io.StringIO()):
-    COCO(sys.argv[1])
-print(time.perf_counter() - start, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+OPEN_SECONDS, PRIVATE_MIB = 0.5, 50.0
+"""Of a warm open, and of a worker. Source: the design, section 8."""
+QUICK_SCALE = 0.05
 
 
-def write_document(path: Path, scale: float) -> None:
-    """A COCO json of the size of train2017 times the scale, written as it is drawn."""
+def write_document(path: Path, num_images: int, num_instances: int) -> None:
+    """A COCO json like train2017's, written as it is drawn."""
     draw = random.Random(0)
-    num_images, num_instances = round(NUM_IMAGES * scale), round(NUM_INSTANCES * scale)
     with path.open("w") as file:
         file.write('{"images": [')
         for image in range(num_images):
@@ -68,6 +55,48 @@ def write_document(path: Path, scale: float) -> None:
             )
         categories = [{"id": c + 1, "name": f"category {c}"} for c in range(NUM_CATEGORIES)]
         file.write(f'],"categories":{json.dumps(categories)}}}')
+
+
+def building_side(path: Path) -> Step:
+    """Ours, for the first time: read, checked, written as a table."""
+    from groundup.data.coco import open_index
+
+    places = itertools.count()
+
+    def step() -> int:
+        with TemporaryDirectory() as cache:
+            return open_index(path, path.parent, cache=Path(cache) / str(next(places))).num_instances
+
+    return step
+
+
+def opening_side(path: Path, cache: Path) -> Step:
+    """Ours, built before."""
+    from groundup.data.coco import open_index
+
+    return lambda: open_index(path, path.parent, cache=cache).num_instances
+
+
+def pycocotools_side(path: Path) -> Step:
+    """pycocotools."""  # noqa: D403
+    from pycocotools.coco import COCO
+
+    def step() -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return len(COCO(str(path)).anns)
+
+    return step
+
+
+def hotcoco_side(path: Path) -> Step:
+    """hotcoco."""  # noqa: D403
+    import hotcoco
+
+    def step() -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return len(hotcoco.COCO(str(path)).get_ann_ids())
+
+    return step
 
 
 def private_mib() -> float:
@@ -98,61 +127,71 @@ def read_epoch(index: Any, worker: int, barrier: Any, answers: Any) -> None:
     barrier.wait()
 
 
-def run_apart(code: str, *arguments: str) -> tuple[float, int]:
-    """Seconds and peak KiB that the code prints, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+def measure_workers(path: Path, cache: Path) -> Row:
+    """Private memory of forked workers after an epoch."""
+    from groundup.data.coco import open_index
+
+    index = open_index(path, path.parent, cache=cache)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    barrier = context.Barrier(NUM_WORKERS)
+    workers = [
+        context.Process(target=read_epoch, args=(index, w, barrier, answers)) for w in range(NUM_WORKERS)
+    ]
+    for worker in workers:
+        worker.start()
+    rows = [answers.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    names = ("before", "after_a_tenth", "after_an_epoch", "seconds")
+    return Row(
+        name=f"private memory of {NUM_WORKERS} workers after an epoch, {index.num_images} images",
+        unit="MiB",
+        sides={OURS: Side(values=[row[2] for row in rows])},
+        amount=index.num_images / NUM_WORKERS,
+        target=Target(at_most=PRIVATE_MIB),
+        facts={"workers": [dict(zip(names, row, strict=True)) for row in rows]},
     )
-    seconds, _, peak = done.stdout.split()
-    return float(seconds), int(peak)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = folder / "instances.json"
-        write_document(path, arguments.scale)
-        words = (str(path), str(folder))
-        built, build_peak = run_apart(OPEN, *words)
-        warm = [run_apart(OPEN, *words) for _ in range(5)]
-        peer, peer_peak = run_apart(PEER, str(path))
-
-        from groundup.data.coco import open_index
-
-        index = open_index(path, folder)
-        context = multiprocessing.get_context("fork")
-        answers = context.Queue()
-        barrier = context.Barrier(NUM_WORKERS)
-        workers = [
-            context.Process(target=read_epoch, args=(index, w, barrier, answers)) for w in range(NUM_WORKERS)
-        ]
-        for worker in workers:
-            worker.start()
-        rows = [answers.get() for _ in workers]
-        for worker in workers:
-            worker.join()
-        report = {
-            "json_mib": path.stat().st_size / 2**20,
-            "build_seconds": built,
-            "build_peak_mib": build_peak / 1024,
-            "warm_open_seconds": median(seconds for seconds, _ in warm),
-            "pycocotools_seconds": peer,
-            "pycocotools_peak_mib": peer_peak / 1024,
-            "worker_private_mib": [
-                dict(zip(("before", "after_a_tenth", "after_an_epoch", "seconds"), row, strict=True))
-                for row in rows
-            ],
-            "parent_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "cores": os.cpu_count(),
+    scale = QUICK_SCALE if arguments.quick else arguments.scale
+    num_images, num_instances = round(NUM_IMAGES * scale), round(NUM_INSTANCES * scale)
+    what = f"{num_images} images, {num_instances} instances"
+    with TemporaryDirectory() as name:
+        path, cache = Path(name) / "instances.json", Path(name) / "cache"
+        write_document(path, num_images, num_instances)
+        print(f"  drawn: {path.stat().st_size / 2**20:.0f} MiB", file=sys.stderr)
+        peers = {
+            "pycocotools": functools.partial(pycocotools_side, path),
+            "hotcoco": functools.partial(hotcoco_side, path),
         }
-    print(json.dumps(report, indent=2))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+        building = race(
+            {OURS: functools.partial(building_side, path), **peers},
+            turns=arguments.turns or 1,
+            warmups=0,
+            fresh=True,
+        )
+        opening = functools.partial(opening_side, path, cache)
+        race({OURS: opening}, turns=1, warmups=0)  # the build
+        warm = race({OURS: opening}, turns=5, warmups=0, fresh=True)
+        # An epoch's readers need the peers' structures as often as they start: the warm open replaces them.
+        warm |= {peer: building[peer] for peer in peers}
+        rows = [
+            Row(name=f"index built, {what}", sides=building, amount=num_images),
+            Row(
+                name=f"index opened warm, {what}",
+                sides=warm,
+                amount=num_images,
+                target=Target(at_most=OPEN_SECONDS),
+            ),
+            measure_workers(path, cache),
+        ]
+        facts = {"json_mib": path.stat().st_size / 2**20}
+    report("index", rows, arguments, **facts)
 
 
 if __name__ == "__main__":

@@ -1,121 +1,119 @@
 """Images a second of one loading process, against torchvision's reference pipelines.
 
-    python benchmarks/loader.py ANNOTATIONS IMAGES [--short-side 800] [--images 48] [--repeats 5]
+    python benchmarks/loader.py --out benchmarks/results/loader.json
 
-Every pipeline runs on one thread in this process and turns the same photographs (longer side 640)
-with their masks into what its model takes: read, decode, flip, resize. Pipelines take turns, each
-repeat over all photographs; medians of images per second of CPU time, so that a busy machine
-disturbs little, and the ratio to each peer. Peers follow torchvision's `references/detection`
-(`presets.py`, `coco_utils.py`) with `transforms.v2`; the reference's default preset leaves the
-resize to the model, which does it in the training process: its row includes that call.
+Every pipeline runs on one thread in a process of its own and turns the same photographs (longer side 640)
+with their masks into what its model takes: read, decode, flip, resize. A turn is all photographs once; CPU
+time is compared, so that a busy machine disturbs little. Peers follow torchvision's `references/detection`
+(`presets.py`, `coco_utils.py`) with `transforms.v2`; the reference's default preset leaves the resize to the
+model, which does it in the training process: its row includes that call.
 """
 
-import argparse
-import statistics
-import tempfile
-import time
+import contextlib
+import functools
+import io
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.transforms import v2
 
-from groundup.data.coco import Index, open_index
+from groundup.allocator import keep_freed_memory
 from groundup.data.images import ImagePolicy
 from groundup.data.loader import BatchSource, Request
 from groundup.data.transforms import TransformOptions
+from harness import OURS, Row, Step, Target, parser_for, race, report
+from pictures import open_pictures, pictures
 
 LONGER_SIDE = 640
 BATCH_SIZE = 2
+AT_LEAST = 1.5
+"""Times as fast as torchvision's reference pipeline. Source: the design, section 8."""
+PEER = "torchvision v2, PIL resize"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("annotations", type=Path)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--short-side", type=int, default=800)
-    parser.add_argument("--num-images", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-
-    with tempfile.TemporaryDirectory() as cache:
-        index = open_index(args.annotations, args.images, cache=Path(cache))
-        rows = np.flatnonzero((index.sizes.max(axis=1) == LONGER_SIDE) & (index.num_usable > 0))
-        rows = rows[: args.num_images - args.num_images % BATCH_SIZE]
-        pipelines = {
-            "groundup": our_pipeline(index, rows, args.short_side, "polygons"),
-            "groundup, bitmaps": our_pipeline(index, rows, args.short_side, "bitmaps"),
-            **peer_pipelines(args, [int(index.image_ids[row]) for row in rows], args.short_side),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in pipelines}
-        for repeat in range(args.repeats + 1):
-            for name, run in pipelines.items():
-                started = time.process_time()
-                run()
-                if repeat > 0:  # the first round warms files and allocators
-                    seconds[name].append(time.process_time() - started)
-        instances = int(index.num_usable[rows].sum())
-    print(f"{len(rows)} photographs, {instances} instances, short side {args.short_side}, one thread")
-    ours = statistics.median(seconds["groundup"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        spread = f"{len(rows) / max(times):.1f} .. {len(rows) / min(times):.1f}"
-        print(f"{name:34} {len(rows) / median:7.1f} images/s ({spread})  groundup is {median / ours:.2f}x")
+def chosen_rows(count: int) -> np.ndarray:
+    """Photographs with something in them, of the common size first."""
+    index = open_pictures()
+    is_common = index.sizes.max(axis=1) == LONGER_SIDE
+    rows = np.flatnonzero(is_common & (index.num_usable > 0))
+    rows = rows if len(rows) >= BATCH_SIZE else np.flatnonzero(index.num_usable > 0)
+    return rows[: min(count, len(rows)) // BATCH_SIZE * BATCH_SIZE]
 
 
-def our_pipeline(index: Index, rows: np.ndarray, short_side: int, mask_format: str) -> Callable[[], None]:
+def our_side(count: int, short_side: int, mask_format: str) -> Step:
+    """Ours, to the finished batch."""
+    keep_freed_memory()
     transforms = TransformOptions(short_side=(short_side,), mask_format=mask_format)
-    source = BatchSource(index, transforms, ImagePolicy())
+    source, rows = BatchSource(open_pictures(), transforms, ImagePolicy()), chosen_rows(count)
 
-    def run() -> None:
+    def step() -> None:
         for pair in rows.reshape(-1, BATCH_SIZE).tolist():
             batch = source[Request(rows=tuple(pair), seeds=tuple(pair), train=True)]
             assert batch.num_images == BATCH_SIZE
 
-    return run
+    return step
 
 
-def peer_pipelines(
-    args: argparse.Namespace, image_ids: list[int], short_side: int
-) -> dict[str, Callable[[], None]]:
-    max_side = TransformOptions().max_side
+def peer_side(count: int, short_side: int, kind: str) -> Step:
+    """torchvision's, to one image after the other."""
+    import torch
+    from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    from torchvision.transforms import v2
+
+    warnings.simplefilter("ignore")
+    index, max_side = open_pictures(), TransformOptions().max_side
     flip, resize = v2.RandomHorizontalFlip(0.5), v2.RandomShortestSize([short_side], max_size=max_side)
+    first = {
+        PEER: [resize, flip, v2.PILToTensor()],
+        "torchvision v2, tensor resize": [v2.PILToTensor(), resize, flip],
+        "torchvision v2, resize in the model": [flip, v2.PILToTensor()],
+    }[kind]
     ending = [
         v2.ToDtype(torch.float, scale=True),
         v2.ConvertBoundingBoxFormat("XYXY"),
         v2.SanitizeBoundingBoxes(),
         v2.ToPureTensor(),
     ]
+    shown = pictures()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        photographs = CocoDetection(shown.images, shown.annotations, transforms=v2.Compose([*first, *ending]))
+    photographs.ids = [int(index.image_ids[row]) for row in chosen_rows(count)]
+    dataset = wrap_dataset_for_transforms_v2(photographs, target_keys=("boxes", "labels", "masks"))
     in_model = GeneralizedRCNNTransform(short_side, max_side, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    is_in_model = kind == "torchvision v2, resize in the model"
 
-    def pipeline(steps: list[v2.Transform], *, resize_in_model: bool = False) -> Callable[[], None]:
-        photographs = CocoDetection(args.images, args.annotations, transforms=v2.Compose(steps))
-        photographs.ids = image_ids
-        dataset = wrap_dataset_for_transforms_v2(photographs, target_keys=("boxes", "labels", "masks"))
+    def step() -> None:
+        for row in range(len(photographs.ids)):
+            image, target = dataset[row]
+            if is_in_model:
+                in_model([image], [target])
 
-        def run() -> None:
-            for row in range(len(image_ids)):
-                image, target = dataset[row]
-                if resize_in_model:
-                    in_model([image], [target])
+    return step
 
-        return run
 
-    return {
-        "torchvision v2, PIL resize": pipeline([resize, flip, v2.PILToTensor(), *ending]),
-        "torchvision v2, tensor resize": pipeline([v2.PILToTensor(), resize, flip, *ending]),
-        "torchvision v2, resize in the model": pipeline(
-            [flip, v2.PILToTensor(), *ending], resize_in_model=True
-        ),
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--short-side", type=int, default=800)
+    parser.add_argument("--images", type=int, default=48)
+    arguments = parser.parse_args()
+    count = 16 if arguments.quick else arguments.images
+    side = arguments.short_side
+    sides = {
+        OURS: functools.partial(our_side, count, side, "polygons"),
+        "groundup, bitmaps": functools.partial(our_side, count, side, "bitmaps"),
     }
+    for kind in (PEER, "torchvision v2, tensor resize", "torchvision v2, resize in the model"):
+        sides[kind] = functools.partial(peer_side, count, side, kind)
+    rows = chosen_rows(count)
+    row = Row(
+        name=f"input, one process, {len(rows)} pictures, short side {side}",
+        sides=race(sides, turns=arguments.turns or (2 if arguments.quick else 5), threads=1, unit="CPU s"),
+        unit="CPU s",
+        amount=len(rows),
+        target=Target(at_least=AT_LEAST, against=PEER),
+        facts={"pictures": pictures().name, "instances": int(open_pictures().num_usable[rows].sum())},
+    )
+    report("loader", [row], arguments)
 
 
 if __name__ == "__main__":
