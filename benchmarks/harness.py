@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from groundup.metering import peak_memory
+
 Step = Callable[[], Any]
 """One turn of a side; what it returns is kept with the row as what it found."""
 Build = Callable[[], Step]
@@ -229,18 +231,9 @@ def cpu_seconds() -> float:
 
 
 def peak_mib() -> float:
-    """Most resident memory of this process, or of one it waited for.
-
-    `ru_maxrss` of this process would count its parent's memory, from before it became a program of its own.
-    """
-    status = Path("/proc/self/status")
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        own = int(lines["VmHWM"].split()[0])
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(own, children) / 1024
+    """Most resident memory of this process, or of one it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(peak_memory(), children) / 2**20
 
 
 @contextlib.contextmanager

@@ -59,7 +59,12 @@ def small_study(folder: Path, unit_images: int, lengths: list[int]) -> list[RunP
     study = demo_study(folder, 0)
     alone = study.model_copy(
         update={
-            "set": {**study.set, "training.schedule.unit_images": unit_images, "loader.num_workers": 0},
+            "set": {
+                **study.set,
+                "training.schedule.unit_images": unit_images,
+                "training.schedule.warmup_images": unit_images // 10,
+                "loader.num_workers": 0,
+            },
             "arms": {name: {"start": SCRATCH} for name in study.arms},
             "allow_equal_arms": True,
             "axes": {"training.schedule.units": lengths},

@@ -14,6 +14,7 @@ from groundup.errors import UsageError
 from groundup.report.page import write_report
 from groundup.report.wording import interval_text, points_text, signed, typeset
 from groundup.study.answer import read_answer, write_answer
+from groundup.study.study import load_study
 from simulated_study import write_simulated_study
 
 SECTIONS = [
@@ -149,6 +150,14 @@ def test_every_finding_of_the_paper_has_its_row_and_its_numbers_a_file(study, pa
         records = list(csv.DictReader(file))
     measures = [measure for row in answer.findings for measure in row["measures"]]
     assert [float(one["value"]) for one in records if one["value"]] == [one["value"] for one in measures]
+
+
+def test_speed_waiting_and_memory_of_each_arm_are_told(study, page):
+    rows = [[cell.strip() for cell in row] for row in page.tables["speed"]]
+    assert [row[0] for row in rows[1:]] == list(load_study(study).arms)
+    for row in rows[1:]:
+        assert row[1:4] == ["20.0", "3.0 %", "1.50 GiB"]
+        assert row[4].startswith("backward 60 %, backbone 25 %")
 
 
 def test_searches_are_on_the_bill(page):

@@ -70,6 +70,9 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     time_limit: TimeLimit = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Log where a step's time goes; changes no bit of the weights.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe. The same command goes on where a stopped run was."""
@@ -79,6 +82,7 @@ def train(
     from groundup.run import Recipe, plan_lines, run_folder, train_run
 
     assigned = [] if coco is None else data_of_coco(recipe, coco)
+    assigned += ["training.upkeep.profile=true"] * profile
     resolved = resolve_recipe(recipe, [*assigned, *(overrides or [])])
     folder = out or run_folder(resolved)
     if isinstance(resolved, Recipe):

@@ -18,6 +18,7 @@ from groundup.engine.numerics import Precision, autocast, step_seed
 from groundup.engine.optimizer import OptimizerOptions, apply_lr, clip_gradients, gradient_norm
 from groundup.engine.state import TrainingState
 from groundup.errors import DivergedError, UsageError
+from groundup.metering import part
 from groundup.metrics.exposure import Exposure
 from groundup.metrics.flops import count_flops, exposure_of
 from groundup.shares import Share
@@ -46,6 +47,7 @@ def build_team(model: nn.Module, optimizer: torch.optim.Optimizer, share: Share,
     return Team(world=world, share=share, gradients=GradientSum(model, trained, world))
 
 
+@part("data wait")
 def draw_microbatches(stream: Iterator[Batch], count: int, share: Share) -> list[Batch]:
     """The next microbatches of a step, this process's part of each.
 
@@ -90,26 +92,42 @@ def take_step(
     state.optimizer.zero_grad(set_to_none=True)
     torch.manual_seed(step_seed(seed, state.images_seen, team.world.rank))
     sums = sum_losses(state, microbatches, losses_of, team, precision)
-    team.gradients.finish()
-    state.scaler.unscale_(state.optimizer)
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    norm = gradient_norm(parameters)
+    norm = finished_gradient(state, team)
     shares = team.world.sum_tensor(torch.stack([*sums.values()]))
     *values, norm_value = torch.cat([shares, norm.float()[None]]).tolist()
     losses = dict(zip(sums, values, strict=True))
     overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > LEAST_SCALE
     if not all(map(math.isfinite, values)) or not (math.isfinite(norm_value) or overflowed):
         raise diverged(state, microbatches, team, losses, norm_value, lr)
+    move_weights(state, norm, norm_value, options)
+    count_step(state, microbatches, team)
+    return losses, norm_value
+
+
+@part("optimizer")
+def finished_gradient(state: TrainingState, team: Team) -> Tensor:
+    """The norm of the gradient, once all processes have added theirs and the loss scale is out of it."""
+    team.gradients.finish()
+    state.scaler.unscale_(state.optimizer)
+    return gradient_norm(trained_parameters(state))
+
+
+@part("optimizer")
+def move_weights(state: TrainingState, norm: Tensor, norm_value: float, options: OptimizerOptions) -> None:
+    """One step of the optimizer, clipped, and of the average; none where fp16 has overflowed."""
     if math.isfinite(norm_value):
-        clip_gradients(parameters, norm, options)
+        clip_gradients(trained_parameters(state), norm, options)
     else:
         state.skipped_steps += 1
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average is not None:
         state.average.update_parameters(state.model)
-    count_step(state, microbatches, team)
-    return losses, norm_value
+
+
+def trained_parameters(state: TrainingState) -> list[nn.Parameter]:
+    """What the optimizer trains."""
+    return [p for group in state.optimizer.param_groups for p in group["params"]]
 
 
 def sum_losses(
@@ -134,7 +152,7 @@ def sum_losses(
             losses = losses_of(batch.to(device))
         part = batch.num_images / num_images * weight
         shares = {name: loss.float() * part for name, loss in losses.items()}
-        state.scaler.scale(torch.stack(list(shares.values())).sum()).backward()
+        backpropagate(state.scaler.scale(torch.stack(list(shares.values())).sum()))
         for name, share in shares.items():
             sums[name] = sums[name] + share.detach() if name in sums else share.detach()
 
@@ -150,6 +168,12 @@ def sum_losses(
             else:
                 backward(batch, losses_of)
     return sums
+
+
+@part("backward")
+def backpropagate(loss: Tensor) -> None:
+    """Leave the loss's gradient in the parameters."""
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def padded_pixels(batch: Batch) -> int:

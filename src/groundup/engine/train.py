@@ -23,6 +23,7 @@ from torch import nn
 from groundup.config import Options, plain
 from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
 from groundup.engine.distributed import TIMEOUT, World
+from groundup.engine.gauges import build_stopwatch, memory_held
 from groundup.engine.journal import Journal, open_log
 from groundup.engine.late import check_late_parts, enter_phase
 from groundup.engine.numerics import Precision, build_scaler, determinism
@@ -41,6 +42,7 @@ from groundup.engine.state import TrainingState, Window, versions
 from groundup.engine.step import Losses, Team, build_team, draw_microbatches, spend, take_step
 from groundup.engine.stop import StopFlag, listening
 from groundup.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from groundup.metering import PART, Stopwatch, pace_of, part
 from groundup.records import lock_folder, read_json, write_json
 from groundup.shares import Share
 from groundup.structures import Batch
@@ -73,6 +75,9 @@ class UpkeepOptions(Options):
     """Seconds until the run writes a checkpoint and leaves with status 75; None: no limit."""
     tensorboard: bool = True
     """Whether the log is repeated as TensorBoard events."""
+    profile: bool = False
+    """Whether the log says where a step's time went, part by part. On a GPU each part is then waited for,
+    which costs time but no bit; `train --profile` for short."""
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "UpkeepOptions":
@@ -240,6 +245,7 @@ def train(
             journal=journals[0] if journals else None,
             evaluate=evaluate,
             stop=flag,
+            stopwatch=build_stopwatch(device) if options.upkeep.profile else None,
         )
         try:
             loop(run, batches)
@@ -265,11 +271,17 @@ class Run:
     """The first process's; None in the others."""
     evaluate: Evaluate | None
     stop: StopFlag
+    stopwatch: Stopwatch | None
+    """Counts the parts of steps; None without `profile`."""
 
     def append(self, kind: str, **facts: Any) -> None:
         """Add a record to the log."""
         if self.journal is not None:
             self.journal.append(kind, self.state.images_seen, **facts)
+
+    def step_timed(self) -> contextlib.AbstractContextManager[None]:
+        """Counts the parts of a step taken inside, where that was asked for."""
+        return contextlib.nullcontext() if self.stopwatch is None else self.stopwatch.running()
 
     def save(self) -> Path:
         """Commit a checkpoint, not before its log is on the disk."""
@@ -349,20 +361,21 @@ def loop(run: Run, batches: Batches) -> None:
     run.pulse()
     while True:
         began = time.monotonic()
-        microbatches = draw_microbatches(stream, options.accumulate, run.team.share)
-        waited = time.monotonic() - began
-        enter_phase(state, is_late=plan.is_late(state.images_seen))
-        lr = plan.lr(state.images_seen)
-        losses, norm = take_step(
-            state,
-            microbatches,
-            losses_of,
-            options.optimizer,
-            run.team,
-            lr=lr,
-            seed=plan.seed,
-            precision=options.precision,
-        )
+        with run.step_timed():
+            microbatches = draw_microbatches(stream, options.accumulate, run.team.share)
+            waited = time.monotonic() - began
+            enter_phase(state, is_late=plan.is_late(state.images_seen))
+            lr = plan.lr(state.images_seen)
+            losses, norm = take_step(
+                state,
+                microbatches,
+                losses_of,
+                options.optimizer,
+                run.team,
+                lr=lr,
+                seed=plan.seed,
+                precision=options.precision,
+            )
         record_step(run, losses, norm, seconds=time.monotonic() - began, waited=waited)
         is_last = state.images_seen >= plan.total
         if is_last or plan.is_due(state.images_seen, upkeep.log_every):
@@ -421,8 +434,11 @@ def losses_method(model: nn.Module, *, compiled: bool) -> Losses:
     losses_of = getattr(model, "losses", None)
     if losses_of is None:
         raise UsageError(f"a {type(model).__name__} cannot be trained: it has no method losses(batch)")
-    chosen: Losses = torch.compile(losses_of) if compiled else losses_of
-    return chosen
+    if not compiled:
+        chosen: Losses = losses_of
+        return chosen
+    # What is compiled into one piece has no parts.
+    return part("compiled losses", is_whole=True)(torch.compile(losses_of))
 
 
 def record_step(run: Run, losses: dict[str, float], norm: float, *, seconds: float, waited: float) -> None:
@@ -439,7 +455,10 @@ def record_window(run: Run, lr: float) -> None:
     """Log the steps since the last record and begin anew."""
     state, window = run.state, run.state.window
     bill = state.exposure.to_json()
-    timing = window.timing() | {"exposure_seconds": bill.pop("seconds")}
+    timing = window.timing() | {"exposure_seconds": bill.pop("seconds")} | memory_held(state.model)
+    if run.stopwatch is not None:
+        parts = run.stopwatch.take(window.seconds)
+        timing |= {f"{PART}{name}": seconds for name, seconds in parts.items()}
     facts = {
         "lr": lr,
         "gradient_norm": window.mean_norm(),
@@ -504,6 +523,10 @@ def conclude(run: Run, path: Path) -> dict[str, Any]:
         "checkpoint": path.relative_to(run.folder).as_posix(),
     }
     journal.append("done", state.images_seen, metrics=metrics)
+    pace = pace_of(journal.log.read())
+    if pace is not None and run.stopwatch is not None:
+        for line in pace.lines():
+            journal.progress.note(line)
     journal.flush()
     write_json(run.folder / RESULT, result)
     return dict(read_json(run.folder / RESULT))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from groundup.config import Options, did_you_mean
 from groundup.errors import UsageError
+from groundup.metering import part
 from groundup.models.norm import BN_EPS, BN_MOMENTUM, INIT_RULE, NormKind, build_norm
 
 STRIDES = (4, 8, 16, 32)
@@ -105,6 +106,7 @@ class Backbone(nn.Module):
         self.num_frozen = 0
         """Stages, stem first, that do not learn."""
 
+    @part("backbone")
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """The features of normalised images whose sides are multiples of 32."""
         return list(self.body(images))

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from groundup.config import Options
+from groundup.metering import part
 from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss, smooth_l1
@@ -126,6 +127,7 @@ class BoxHead(nn.Module):
         initialise(self.classes, init, "box_class")
         initialise(self.deltas, init, "box_delta")
 
+    @part("box head")
     def forward(
         self,
         maps: RoIMaps,
@@ -169,6 +171,7 @@ class BoxHead(nn.Module):
         )
         return BoxReadings(rows=rows, logits=logits, deltas=deltas)
 
+    @part("losses and targets")
     def losses_of(
         self, readings: BoxReadings, rois: RoIs, batch: Batch, *, group_size: int
     ) -> dict[str, Float[Tensor, ""]]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from groundup.config import Options
+from groundup.metering import part
 from groundup.models.initialisation import InitKind
 from groundup.models.layers import ConvBlock
 from groundup.models.norm import NormKind
@@ -48,6 +49,7 @@ class FPN(nn.Module):
             for _ in channels
         )
 
+    @part("FPN")
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B D _ _"]]:
         """P2 to P6 from C2 to C5, finest first."""
         laterals = [lateral(level) for lateral, level in zip(self.laterals, maps, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from groundup.config import Options
 from groundup.errors import DataError
+from groundup.metering import part
 from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import group_sums, normalise_loss
@@ -97,6 +98,7 @@ class KeypointHead(nn.Module):
         """Cells along each side of a heatmap."""
         return self.options.pool.resolution * DECONV_STRIDE * self.options.enlargement
 
+    @part("keypoint head")
     def forward(
         self, maps: RoIMaps, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
     ) -> Float[Tensor, "N P {self.side} {self.side}"]:
@@ -107,6 +109,7 @@ class KeypointHead(nn.Module):
             return coarse
         return F.interpolate(coarse, scale_factor=float(self.options.enlargement), mode="bilinear")
 
+    @part("losses and targets")
     def losses(
         self,
         maps: RoIMaps,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from groundup.config import Options
 from groundup.errors import DataError
+from groundup.metering import part
 from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss
@@ -80,6 +81,7 @@ class MaskHead(nn.Module):
         initialise(self.upsample, init, "mask_deconv")
         initialise(self.masks, init, "mask_agnostic" if options.class_agnostic else "mask_class")
 
+    @part("mask head")
     def forward(
         self,
         maps: RoIMaps,
@@ -100,6 +102,7 @@ class MaskHead(nn.Module):
         logits = torch.bmm(weight, hidden.flatten(2).to(weight.dtype)).view(len(hidden), *hidden.shape[2:])
         return in_full_precision(logits) + self.masks.bias[row][:, None, None]
 
+    @part("losses and targets")
     def losses(
         self,
         maps: RoIMaps,

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from groundup.config import Options
+from groundup.metering import part
 from groundup.models.norm import NormKind
 from groundup.models.rpn import Proposals
 from groundup.ops.boxes import has_min_side
@@ -80,6 +81,7 @@ class RoIs:
 
 
 @torch.no_grad()
+@part("proposals")
 def sample_rois(proposals: Proposals, batch: Batch, options: RoIOptions, num_classes: int) -> RoIs:
     """A balanced random sample of proposals and, where asked for, true boxes.
 
@@ -192,6 +194,7 @@ def sums_of_images(
     return torch.where(is_needed, slots.view(is_needed.shape), 0.0).sum(dim=1)
 
 
+@part("RoIAlign")
 def pool_rois(
     maps: RoIMaps,
     boxes: Float[Tensor, "N 4"],

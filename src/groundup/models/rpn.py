@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from groundup.config import Options
+from groundup.metering import part
 from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss, smooth_l1
@@ -159,6 +160,7 @@ class RPN(nn.Module):
         initialise(self.deltas, init, "rpn")
         self._anchors: dict[tuple[object, ...], Anchors] = {}
 
+    @part("RPN")
     def forward(
         self, pyramid: Sequence[Float[Tensor, "B _ _ _"]], padded_size: tuple[int, int]
     ) -> Objectness:
@@ -195,6 +197,7 @@ class RPN(nn.Module):
             )
         return self._anchors[key]
 
+    @part("proposals")
     @torch.no_grad()
     def propose(
         self, found: Objectness, sizes: Int[Tensor, "B 2"], *, is_training: bool, group_size: int
@@ -247,6 +250,7 @@ class RPN(nn.Module):
             boxes=spread[..., :4], scores=spread[..., 4], is_filled=is_filled.view(-1, post_nms + 1)[:, :-1]
         )
 
+    @part("losses and targets")
     def losses(self, found: Objectness, batch: Batch, group_size: int) -> dict[str, Float[Tensor, ""]]:
         """Objectness and box loss over a balanced sample of each image's anchors."""
         options = self.options

@@ -6,6 +6,7 @@ from functools import partial
 from groundup.report.bars import draw_bill, lacks_price
 from groundup.report.cells import Row
 from groundup.report.parts import Figure, Material, Section
+from groundup.report.speed import speed_table
 from groundup.report.tables import (
     STATE_NAMES,
     bill_table,
@@ -127,8 +128,11 @@ def runs_section(material: Material) -> Section:
         if "top1" in made.metrics:
             text += f", top-1 {100 * made.metrics['top1']:.1f} %"
         section.items.append(text)
+    speeds = speed_table(material.results, material.palette.arms)
+    if speeds.rows:
+        section.tables.append(speeds)
     if material.results.runs:
-        section.tables = [runs_table(material.results)]
+        section.tables.append(runs_table(material.results))
     return section
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from groundup.errors import CheckpointError, DataError
+from groundup.metering import Pace, pace_of
 from groundup.metrics.exposure import Exposure
 from groundup.records import Log, read_json
 from groundup.study.compare import Question
@@ -103,6 +104,8 @@ class RunResult:
     dropped: dict[str, int]
     """Instances that were unusable, by rule."""
     command: tuple[str, ...]
+    pace: Pace | None = None
+    """Speed, waiting, memory; None where nothing is logged."""
 
     @property
     def end(self) -> CurvePoint | None:
@@ -252,6 +255,7 @@ def read_run(folder: Path, planned: PlannedRun) -> RunResult:
         environment=dict(record.get("environment", {})),
         dropped={str(rule): int(count) for rule, count in record.get("dropped", {}).items()},
         command=tuple(str(word) for word in record.get("command", ())),
+        pace=pace_of(records),
     )
 
 
