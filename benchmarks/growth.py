@@ -120,10 +120,10 @@ def grow_images(sizes: Sequence[int]) -> Iterator[Table]:
     rows, peaks = [], []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_picture(folder / "picture.jpg")
+        write_pictures(folder, max(sizes))
         for size in sizes:
             path = folder / f"{size}.json"
-            write_document(path, size, round(size * INSTANCES_PER_IMAGE), picture="picture.jpg")
+            write_document(path, size, round(size * INSTANCES_PER_IMAGE))
             side = alone(functools.partial(index_side, path, folder), warmups=0)
             rows.append(side.found)
             peaks.append(side.peak_mib)
@@ -139,11 +139,15 @@ def grow_images(sizes: Sequence[int]) -> Iterator[Table]:
         yield growth(f"images: {label}", sizes, [row[key] for row in rows], **more)
 
 
-def write_picture(path: Path) -> None:
-    """The one picture that all annotations name; grey."""
+def write_pictures(folder: Path, count: int) -> None:
+    """One grey picture under all names."""
     import cv2
 
-    cv2.imwrite(str(path), np.full((480, 640, 3), 128, np.uint8))
+    from index import picture_name
+
+    cv2.imwrite(str(folder / "picture.jpg"), np.full((480, 640, 3), 128, np.uint8))
+    for image in range(count):
+        (folder / picture_name(image)).symlink_to(folder / "picture.jpg")
 
 
 # Objects

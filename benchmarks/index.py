@@ -29,14 +29,19 @@ OPEN_SECONDS, PRIVATE_MIB = 0.5, 50.0
 QUICK_SCALE = 0.05
 
 
-def write_document(path: Path, num_images: int, num_instances: int, picture: str | None = None) -> None:
-    """A COCO json like train2017's, written as it is drawn; all images name `picture` if that is given."""
+def picture_name(image: int) -> str:
+    """As COCO names photographs."""
+    return f"{image:012d}.jpg"
+
+
+def write_document(path: Path, num_images: int, num_instances: int) -> None:
+    """A COCO json like train2017's, written as it is drawn."""
     draw = random.Random(0)
     with path.open("w") as file:
         file.write('{"images": [')
         for image in range(num_images):
             comma = "," if image else ""
-            name = picture or f"{image:012d}.jpg"
+            name = picture_name(image)
             file.write(f'{comma}{{"id":{image * 3 + 9},"file_name":"{name}","width":640,"height":480}}')
         file.write('],"annotations":[')
         for row in range(num_instances):

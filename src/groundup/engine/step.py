@@ -173,7 +173,7 @@ def sum_losses(
 @part("backward")
 def backpropagate(loss: Tensor) -> None:
     """Leave the loss's gradient in the parameters."""
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def padded_pixels(batch: Batch) -> int:
