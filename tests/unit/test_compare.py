@@ -78,7 +78,7 @@ def test_what_is_not_significant_is_never_called_a_tie():
 def test_one_seed_is_provisional_and_says_what_its_interval_holds():
     verdict = judge(difference_of(3.0, 0.5, num_seeds=1, seeds_known=False), margin=1.0)
     assert verdict.provisional
-    assert verdict.sentence.startswith("Provisional, one seed:")
+    assert verdict.sentence.startswith("Provisional, one seed. ")
     assert "images only" in verdict.sentence
     undecided = judge(difference_of(0.0, 5.0, num_seeds=1, seeds_known=False), margin=1.0)
     assert "3 seeds" in undecided.sentence

@@ -82,7 +82,7 @@ def judge(
     if need is not None:
         sentence += f" {capitalised(need.sentence(num_images, not difference.image_only))}."
     if difference.image_only:
-        sentence = f"Provisional, one seed: {sentence}"
+        sentence = f"Provisional, one seed. {sentence}"
     return Verdict(
         kind=kind,
         provisional=difference.image_only,
