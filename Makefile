@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format bench growth clean
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "groundup needs Python 3.11 or newer: none found on PATH; set PYTHON=..." >&2; exit 2; }
@@ -33,6 +33,9 @@ format: .venv/ready
 bench: .venv/ready  ## every row of the speed targets beside its peers; BENCH='--quick', '--only loader', '--guard'
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+growth: .venv/ready  ## how cost grows with images, objects, pixels, workers, processes
+	$(BIN)/python benchmarks/growth.py $(GROWTH)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info

@@ -1,10 +1,10 @@
 """All benchmarks, one after the other, and the table of the design's section 8 with what was measured.
 
-    python benchmarks/bench.py [--quick] [--only loader index] [--guard] [--out FOLDER] [--table PAGE]
+    python benchmarks/bench.py [--quick] [--only loader index] [--guard] [--out FOLDER]
 
 Each benchmark is a process of its own; one that fails is named, the others run, and the status is 1. Results
-go to `benchmarks/results` (with --quick to `runs/bench`). `--table` writes the table between two marks of a
-page, such as docs/speed.md. `--guard` compares each ratio with the one that was committed (`guard.py`).
+go to `benchmarks/results`, and the table of them all into `docs/speed.md`; with --quick to `runs/bench`
+and no page. `--guard` compares each ratio with the one that was committed (`guard.py`).
 """
 
 import argparse
@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from guard import compare
-from harness import OURS, ratio_text, target_text
+from harness import HERE, OURS, RESULTS, ratio_text, target_text, write_part
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 SUBJECTS = (
     "start_up",
     "training_step",
@@ -37,8 +35,8 @@ SUBJECTS = (
 """In the order of the table; each is `benchmarks/SUBJECT.py`."""
 SLOWEST = 900.0
 """Seconds after which a benchmark is given up."""
-BEGIN, END = "<!-- measured by make bench -->", "<!-- end -->"
-"""Between which a page holds the table."""
+MARK = "make bench"
+"""Where the page has the table."""
 
 
 def run(subject: str, folder: Path, *, quick: bool) -> str | None:
@@ -118,15 +116,6 @@ def conditions(results: dict[str, dict[str, Any]]) -> list[str]:
     return [f"Machine of {', '.join(subjects)}: {words}." for words, subjects in said.items()]
 
 
-def write_table(page: Path, lines: list[str]) -> None:
-    """Put the table between the marks of the page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise SystemExit(f"{page} has no place for the table: write a line {BEGIN} and a line {END}")
-    page.write_text("\n".join([before + BEGIN, *lines, END]) + after)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -135,7 +124,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="SUBJECT")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--guard", action="store_true", help="compare with the committed ratios")
-    parser.add_argument("--table", type=Path, help="page that the table is written into")
     arguments = parser.parse_args()
     folder = arguments.out or (HERE.parent / "runs" / "bench" if arguments.quick else RESULTS)
     known, failed = read_results(RESULTS), {}
@@ -151,8 +139,8 @@ def main() -> None:
     results = read_results(folder)
     lines = table(results)
     print("\n".join(lines))
-    if arguments.table is not None:
-        write_table(arguments.table, lines)
+    if folder == RESULTS:
+        write_part(MARK, lines)
     new = {subject: results[subject] for subject in arguments.only if subject not in failed}
     worse = compare(known, new) if arguments.guard else []
     for line in [*worse, *(f"{subject} failed: {reason}" for subject, reason in failed.items())]:

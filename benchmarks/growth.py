@@ -1,10 +1,11 @@
 """How cost grows: with the number of images, objects an image, the image's side, loader workers, processes.
 
-    python benchmarks/growth.py --out benchmarks/results/growth.json [--only images objects]
+    python benchmarks/growth.py [--only images objects] [--quick] [--out FILE]
 
 Each cost is measured at several sizes, each in a fresh process, and fitted by size to a power: 1 is linear. A
 fixed cost flattens small sizes, so the power between the two largest is told beside that of all, and what is
-worse than linear there is named.
+worse than linear there is named. Without --quick the result goes to `benchmarks/results` and `docs/speed.md`;
+tables of other costs stay there as they were.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import OURS, Side, Step, machine, parser_for, race, shown, versions
+from harness import OURS, RESULTS, Side, Step, machine, parser_for, race, shown, versions, write_part
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "images": (1_000, 4_000, 16_000, 64_000, 118_287),
@@ -43,6 +44,8 @@ PICTURE_SIDES = (320, 480)
 """Height and width of the training step whose objects grow."""
 WORSE = 1.15
 """A power above this is worse than linear: what is measured is some percent apart."""
+MARK = "make growth"
+"""Where the page has the table."""
 MEMORY_LIMIT_MIB = 4096
 """Of a step with 2,000 objects. Source: issue 5 of this project."""
 BATCHES = 24
@@ -318,6 +321,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else SIZES
+    is_committed = arguments.out is None and not arguments.quick
+    if is_committed:
+        arguments.out = RESULTS / "growth.json"
     kept = kept_tables(arguments)
     tables = []
     for subject in arguments.only:
@@ -325,7 +331,10 @@ def main() -> None:
         tables += list(SUBJECTS[subject](sizes[subject]))
     names = {table["name"] for table in tables}
     tables = [table for table in kept if table["name"] not in names] + tables
-    print("\n".join(markdown(tables)))
+    lines = list(markdown(tables))
+    print("\n".join(lines))
+    if is_committed:
+        write_part(MARK, lines)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         result = {

@@ -42,6 +42,11 @@ PACKAGES = (
     "faster-coco-eval",
     "hotcoco",
 )
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+"""The committed ones."""
+PAGE = HERE.parent / "docs" / "speed.md"
+"""Where they stand as tables."""
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -339,6 +344,16 @@ def rate_text(row: Mapping[str, Any], side: Mapping[str, Any]) -> str:
     if row["unit"] not in {"s", "CPU s"}:
         return ""
     return f"{row['amount'] / max(side['median'], 1e-9):.3g} {row['per']}s/s"
+
+
+def write_part(name: str, lines: Sequence[str], page: Path = PAGE) -> None:
+    """Put the lines into the page, in place of what stands between its marks of that name."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise SystemExit(f"{page} has no place for it: write a line {begin} and a line {end}")
+    page.write_text("\n".join([before + begin, *lines, end]) + after)
 
 
 def ratio_text(ratio: Mapping[str, float]) -> str:
