@@ -324,32 +324,36 @@ def main() -> None:
     is_committed = arguments.out is None and not arguments.quick
     if is_committed:
         arguments.out = RESULTS / "growth.json"
-    kept = kept_tables(arguments)
-    tables = []
+    tables = kept_tables(arguments)
     for subject in arguments.only:
         print(f"== {subject}", file=sys.stderr, flush=True)
-        tables += list(SUBJECTS[subject](sizes[subject]))
-    names = {table["name"] for table in tables}
-    tables = [table for table in kept if table["name"] not in names] + tables
-    lines = list(markdown(tables))
-    print("\n".join(lines))
-    if is_committed:
-        write_part(MARK, lines)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {
-            "subject": "growth",
-            "command": " ".join(["python", "benchmarks/growth.py", *shown(sys.argv[1:])]),
-            "quick": arguments.quick,
-            "machine": machine(),
-            "versions": versions(),
-            "rows": [],
-            "tables": tables,
-        }
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        new = list(SUBJECTS[subject](sizes[subject]))
+        print("\n".join(markdown(new)), flush=True)
+        names = {table["name"] for table in new}
+        tables = [table for table in tables if table["name"] not in names] + new
+        keep(tables, arguments)
+        if is_committed:
+            write_part(MARK, list(markdown(tables)))
     fault = check_memory(tables)
     if fault is not None:
         raise SystemExit(fault)
+
+
+def keep(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
+    """Write the result, if it has a place."""
+    if arguments.out is None:
+        return
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "subject": "growth",
+        "command": " ".join(["python", "benchmarks/growth.py", *shown(sys.argv[1:])]),
+        "quick": arguments.quick,
+        "machine": machine(),
+        "versions": versions(),
+        "rows": [],
+        "tables": tables,
+    }
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def kept_tables(arguments: argparse.Namespace) -> list[Table]:

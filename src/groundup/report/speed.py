@@ -45,8 +45,7 @@ def speed_table(results: StudyResults, arms: Sequence[str]) -> Table:
         heads=("Arm", "Images/s", "Waiting for data", "Most memory", "Where a step's time went"),
         rows=tuple(rows),
         records=tuple(records),
-        note="Means over an arm's runs, of steps alone. Runs may have shared the machine. Parts are known of "
-        "runs with training.upkeep.profile=true.",
+        note="Means over an arm's runs; evaluations are not in them.",
     )
 
 
