@@ -1,6 +1,7 @@
 """Against torchvision's Keypoint R-CNN with the same weights, photographs and random choices.
 
-Sizes are reduced (RoIs, proposals, photographs of 192 pixels) so that the test takes seconds.
+Sizes are reduced (RoIs, proposals, photographs of 192 pixels) so that the test takes seconds; a slow one has
+published sizes.
 """
 
 import json
@@ -11,7 +12,7 @@ import torch
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 from groundup.models.keypoint_presets import torchvision_keypoint_rcnn
-from groundup.models.presets import DetectorSizes
+from groundup.models.presets import PUBLISHED, DetectorSizes
 from groundup.models.rcnn import build_detector
 from groundup.models.torchvision_detectors import detector_from_torchvision
 from groundup.structures import Batch
@@ -166,3 +167,8 @@ def compare(photos, sizes, kwargs):
 
 def test_keypoint_losses_gradients_and_detections_equal_torchvisions(shared_data):
     compare(photographs(shared_data, 2, 192), REDUCED_SIZES, REDUCED)
+
+
+@pytest.mark.slow
+def test_they_are_equal_at_published_sizes(shared_data):
+    compare(photographs(shared_data, 1, 640), PUBLISHED, {})

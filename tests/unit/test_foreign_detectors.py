@@ -5,6 +5,7 @@ The layouts are spelled here a second time, by their public names, so that a sli
 
 import json
 import pickle
+import re
 from collections import OrderedDict
 
 import pytest
@@ -13,18 +14,19 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import MaskRCNN, keypointrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from detector_worlds import NUM_CLASSES, random_batch
 from groundup.errors import DataError, UsageError
 from groundup.models import presets
 from groundup.models.backbone import BackboneOptions, build_backbone
-from groundup.models.detectron_names import detector_from_detectron2, detectron2_from_detectron
+from groundup.models.detectron_names import detector_from_detectron2, detectron2_from_detectron, our_name
 from groundup.models.rcnn import build_detector
 from groundup.models.start import StartOptions, load_start, normalisation_of
 from groundup.models.torchvision_detectors import detector_from_torchvision
 from groundup.models.weights import BYTE_STD, IMAGENET_MEAN, IMAGENET_STD, facts_of
+from groundup.recipes import resolve_recipe
 
 SIZES = presets.TINY.model_copy(update={"box_convs": 2})
 NAMES = ("red", "green", "blue", "round", "square")
@@ -66,7 +68,11 @@ def detectron2_state(model):
         state[f"{stage}.{part}.{leaf}"] = tensor
     kinds = {"0": "", "1": ".norm"}
     for name, tensor in model.state_dict().items():
+        if name.endswith("_extra_state"):
+            continue
         part, layers, *rest = name.split(".")
+        if part == "cascade":
+            continue
         leaf = rest[-1] if rest else ""
         if part == "fpn":
             their = {"laterals": "fpn_lateral", "outputs": "fpn_output"}[layers]
@@ -86,6 +92,25 @@ def detectron2_state(model):
         elif part == "mask_head":
             their = {"upsample": "deconv", "masks": "predictor"}[layers]
             state[f"roi_heads.mask_head.{their}.{leaf}"] = tensor
+    return state
+
+
+def cascade_state(model):
+    """A cascade's tensors as Detectron2 names them: lists of heads and of predictors."""
+    state = {
+        re.sub(r"(box_head|box_predictor)\.", r"\1.0.", name): tensor
+        for name, tensor in detectron2_state(model).items()
+    }
+    for number, head in enumerate(model.cascade.heads, 1):
+        for name, tensor in head.state_dict().items():
+            part, *rest, leaf = name.split(".")
+            if part == "convs":
+                their = f"box_head.{number}.conv{int(rest[0]) + 1}{'.norm' if rest[1] == '1' else ''}"
+            elif part == "fcs":
+                their = f"box_head.{number}.fc{int(rest[0]) // 2 + 1}"
+            else:
+                their = f"box_predictor.{number}.{ {'classes': 'cls_score', 'deltas': 'bbox_pred'}[part] }"
+            state[f"roi_heads.{their}.{leaf}"] = tensor
     return state
 
 
@@ -178,6 +203,49 @@ def test_a_checkpoint_of_detectron2s_trainer_is_the_same(tmp_path):
     torch.save({"model": detectron2_state(trained), "iteration": 7}, tmp_path / "model_0000007.pth")
     load_start(model, whole(str(tmp_path / "model_0000007.pth")))
     assert_same(trained, model)
+
+
+def test_a_cascade_of_detectron2_comes_back_whole(tmp_path):
+    def cascade(backbone, norm, sizes):
+        return presets.with_cascade(presets.paper_mask_rcnn(backbone, norm, sizes=sizes))
+
+    trained, model = ours(cascade), ours(cascade, seed=1)
+    state = cascade_state(trained)
+    assert {f"roi_heads.box_head.{k}.fc1.weight" for k in range(3)} <= set(state)
+    assert {f"roi_heads.box_predictor.{k}.bbox_pred.bias" for k in range(3)} <= set(state)
+    report = load_start(model, whole(as_pickle(tmp_path / "cascade.pkl", state)))
+    assert {tensor.outcome for tensor in report.tensors} == {"loaded"}
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "here"),
+    [
+        ("box_head.0.conv4.norm.weight", "box_head.convs.3.1.weight"),
+        ("box_head.2.conv1.weight", "cascade.heads.1.convs.0.0.weight"),
+        ("box_head.1.fc2.bias", "cascade.heads.0.fcs.2.bias"),
+        ("box_predictor.2.cls_score.weight", "cascade.heads.1.classes.weight"),
+        ("box_head.1.something.weight", None),
+    ],
+)
+def test_stages_of_a_cascade_have_our_names(theirs, here):
+    name = f"roi_heads.{theirs}"
+    assert our_name(name) == (name if here is None else here)
+
+
+def test_a_plain_detector_takes_a_cascades_first_stage_and_names_the_others(tmp_path):
+    def cascade(backbone, norm, sizes):
+        return presets.with_cascade(presets.paper_mask_rcnn(backbone, norm, sizes=sizes))
+
+    def agnostic(backbone, norm, sizes):
+        return cascade(backbone, norm, sizes).model_copy(update={"cascade": None})
+
+    trained, model = ours(cascade), ours(agnostic, seed=1)
+    report = load_start(model, whole(as_pickle(tmp_path / "cascade.pkl", cascade_state(trained))))
+    assert {tensor.name.split(".")[0] for tensor in report.of("unexpected")} == {"cascade"}
+    assert not report.of("missing", "wrong shape")
+    assert torch.equal(model.box_head.classes.bias, trained.box_head.classes.bias)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -405,6 +473,26 @@ def test_a_detector_of_torchvision_comes_as_a_file_of_its_own(tmp_path, form):
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("form", ["new", "old"])
+def test_a_keypoint_detector_of_torchvision_comes_as_a_file_of_its_own(tmp_path, form):
+    torch.manual_seed(3)
+    peer = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    state = peer.state_dict()
+    assert "roi_heads.keypoint_head.14.bias" in state
+    torch.save(old_names(state) if form == "old" else state, tmp_path / "keypointrcnn.pth")
+    recipe = resolve_recipe("keypoint_rcnn_r50_fpn_torchvision", [])
+    model = build_detector(
+        recipe.model, num_classes=1, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD, num_keypoints=17
+    )
+    report = load_start(model, StartOptions(weights=str(tmp_path / "keypointrcnn.pth"), part="all"))
+    assert {tensor.outcome for tensor in report.tensors} == {"loaded"}
+    assert report.percent == 100
+    head = model.keypoint_head
+    assert torch.equal(head.convs[7][0].bias, state["roi_heads.keypoint_head.14.bias"])
+    deconv = state["roi_heads.keypoint_predictor.kps_score_lowres.weight"]
+    assert torch.equal(head.deconv.weight, deconv)
+
+
 def test_a_part_that_ours_lacks_is_named_and_hinders_nothing(tmp_path):
     state = torchvision_detector(NUM_CLASSES).state_dict()
     state["roi_heads.keypoint_head_of_old.0.weight"] = torch.zeros(2)
@@ -472,6 +560,7 @@ def test_classes_in_another_order_are_put_in_ours(tmp_path):
 def test_torchvisions_detectors_know_their_classes():
     classes = facts_of("torchvision:MaskRCNN_ResNet50_FPN_Weights.COCO_V1").classes
     assert (len(classes), classes[0], classes[89]) == (90, "person", "toothbrush")
+    assert facts_of("torchvision:KeypointRCNN_ResNet50_FPN_Weights.COCO_V1").classes == ("person",)
     assert facts_of("torchvision:ResNet50_Weights.IMAGENET1K_V1").classes is None
 
 

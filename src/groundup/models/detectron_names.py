@@ -73,6 +73,10 @@ HEAD_NAMES = (
 )
 """Source: detectron2, `modeling/{backbone/fpn,backbone/resnet,proposal_generator/rpn,roi_heads/*}.py`."""
 
+CASCADE_NAME = re.compile(r"roi_heads\.box_(head|predictor)\.(\d)\.(.+)")
+"""Of a tensor of a cascade's stage, which stands between the part and the layer. Stage 0 is our box head, the
+others those of our cascade. Source: detectron2, `modeling/roi_heads/cascade_rcnn.py`."""
+
 # Detectron's blobs to Detectron2's names, without their last part (w, b, s).
 BLOB_NAMES = (
     (r"conv1(_gn)?", r"backbone.bottom_up.stem.conv1\1"),
@@ -158,6 +162,12 @@ def detector_from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def our_name(name: str) -> str:
     """Our name of one of Detectron2's tensors, or its own where ours has none."""
+    if stage := CASCADE_NAME.fullmatch(name):
+        ours = our_name(f"roi_heads.box_{stage[1]}.{stage[3]}")
+        number = int(stage[2])
+        if not ours.startswith("box_head."):
+            return name
+        return ours if number == 0 else f"cascade.heads.{number - 1}.{ours.removeprefix('box_head.')}"
     inner = re.sub(r"^(backbone\.)?(bottom_up\.)?", "", name)
     for pattern, replacement in BACKBONE_NAMES:
         if match := re.fullmatch(pattern, inner):

@@ -41,8 +41,8 @@ DETECTRON2_MEAN: Colour = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 BYTE_STD: Colour = (1 / 255, 1 / 255, 1 / 255)
 """Bytes left undivided. Source: Detectron; Detectron2's default `PIXEL_STD` of 1."""
 
-BACKGROUND = "__background__"
-"""What torchvision's detectors call class 0."""
+BACKGROUNDS = ("__background__", "no person")
+"""What torchvision's detectors call class 0; its Keypoint R-CNN the second."""
 COUNTER = "num_batches_tracked"
 """Batch norm's counter: no weight, ignored on both sides."""
 NO_WEIGHTS = (COUNTER, "_extra_state")
@@ -328,7 +328,7 @@ def torchvision_facts(chosen: Any) -> Facts:
 
 def detector_classes(categories: Sequence[str]) -> tuple[str, ...] | None:
     """Names of a torchvision detector's classes without the background, which it has first; else None."""
-    return tuple(categories[1:]) if categories and categories[0] == BACKGROUND else None
+    return tuple(categories[1:]) if categories and categories[0] in BACKGROUNDS else None
 
 
 def colour(values: Sequence[float]) -> Colour:
