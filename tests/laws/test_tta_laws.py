@@ -27,6 +27,7 @@ from groundup.engine.tta import (
     view_weights,
 )
 from groundup.errors import UsageError
+from groundup.models.cascade import CascadeOptions
 from groundup.models.keypoint_head import KeypointHeadOptions
 from groundup.models.rois import PoolOptions
 from groundup.ops.boxes import box_iou
@@ -34,6 +35,8 @@ from groundup.ops.voting import vote_boxes
 from groundup.structures import BatchView, Shapes
 
 CPU = torch.device("cpu")
+BOLD = 5.0
+"""By how much first weights of the box predictors are multiplied, so that a cascade's stages move boxes."""
 TRANSFORMS = TransformOptions(test_short_side=96, test_max_side=160)
 SIDES = ("left eye", "nose", "right eye")
 CATEGORIES = [Category(id=label + 1, name=f"kind {label}", keypoints=SIDES) for label in range(NUM_CLASSES)]
@@ -67,17 +70,31 @@ def assert_same_detections(first, second, atol=1e-4):
         assert (one.image_id, one.size) == (other.image_id, other.size)
 
 
-def test_one_view_without_its_mirror_image_is_plain_detection():
-    model = tiny_detector().eval()
+def cascade_detector():
+    head = tiny_options().box_head.model_copy(update={"class_agnostic": True})
+    model = tiny_detector(box_head=head, cascade=CascadeOptions()).eval()
+    with torch.no_grad():
+        for stage in (model.box_head, *model.cascade.heads):
+            stage.deltas.weight.mul_(BOLD)
+    return model
+
+
+DETECTORS = {"plain": lambda: tiny_detector().eval(), "cascade": cascade_detector}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_one_view_without_its_mirror_image_is_plain_detection(kind):
+    model = DETECTORS[kind]()
     pictures = photographs((96, 128), (120, 96))
     views = views_of(pictures, flip=False)
     assert isinstance(model, ViewDetector)
     assert_same_detections(detect(model, views), model.detect(next(iter(views)).batch))
 
 
-def test_what_is_found_in_a_mirrored_photograph_is_mirrored():
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_what_is_found_in_a_mirrored_photograph_is_mirrored(kind):
     # Sizes that need no rounding when resized: what is shown is then mirrored to the bit.
-    model = tiny_detector().eval()
+    model = DETECTORS[kind]()
     (picture,) = photographs((96, 128))
     straight = detect(model, views_of([picture], (48, 192)))
     turned = detect(model, views_of([np.ascontiguousarray(picture[:, ::-1])], (48, 192)))
