@@ -9,33 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from groundup.data.objects import ObjectOptions
-from groundup.data.world import Report, WorldOptions, write_object_world, write_world
+from groundup.data.scenes import sparse_world
+from groundup.data.world import Report, write_object_world, write_world
 from groundup.report.page import write_report
 from groundup.study.answer import read_answer
 from groundup.study.compare import Question, usual_margin
+from groundup.study.paper.drawn import OBJECTS
 from groundup.study.runner import begin_study, run_study
 from groundup.study.study import SCRATCH, PretrainingOptions, Study
 
 SCENE_SIDE = 96
 """Pixels: twenty images a second on one core."""
-SCENES = WorldOptions(
-    forms=("star", "gear", "crescent"),
-    textures=("dots",),
-    min_side=SCENE_SIDE,
-    max_side=SCENE_SIDE,
-    max_objects=3,
-    min_size=0.3,
-    max_size=0.7,
-    crowd_ratio=0.0,
-    max_distractors=0,
-)
-"""Ours: three categories, few and large objects and nothing else, so that minutes of training show."""
+SCENES = sparse_world(("star", "gear", "crescent"), SCENE_SIDE)
+"""Ours: three categories."""
 NUM_TRAIN, NUM_VAL = 1_500, 100
-OBJECTS = ObjectOptions(
-    forms=("heart", "arrow", "ring"), textures=("dots", "stripes"), side=64, max_distractors=0
-)
-"""What is pre-trained on: other forms than the scenes'."""
 NUM_OBJECTS, NUM_OBJECTS_VAL = 5_000, 200
 PRETRAINING_IMAGES = 10_000
 """About a minute and a half on one core."""

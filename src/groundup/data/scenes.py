@@ -76,6 +76,21 @@ class WorldOptions(KindOptions):
         return self
 
 
+def sparse_world(forms: tuple[FormName, ...], side: int) -> WorldOptions:
+    """Square scenes of few and large objects and nothing else, so that minutes of training show."""
+    return WorldOptions(
+        forms=forms,
+        textures=("dots",),
+        min_side=side,
+        max_side=side,
+        max_objects=3,
+        min_size=0.3,
+        max_size=0.7,
+        crowd_ratio=0.0,
+        max_distractors=0,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One drawn picture and what it holds."""

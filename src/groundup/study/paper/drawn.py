@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundup.data.objects import ObjectOptions
+from groundup.data.scenes import sparse_world
 from groundup.data.world import (
     ObjectFiles,
     Report,
@@ -22,7 +23,7 @@ NUM_OBJECTS, NUM_OBJECTS_VAL = 5_000, 200
 OBJECTS = ObjectOptions(
     forms=("heart", "arrow", "ring"), textures=("dots", "stripes"), side=64, max_distractors=0
 )
-"""Other forms than the scenes'."""
+"""What is pre-trained on, by the demonstration too: other forms than the scenes'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +39,7 @@ def scenes_with(*, keypoints: bool) -> WorldOptions:
 
     `keypoints`: figures, which have them, in place of stars.
     """
-    return WorldOptions(
-        forms=("figure",) if keypoints else ("star",),
-        textures=("dots",),
-        min_side=SIDE,
-        max_side=SIDE,
-        max_objects=3,
-        min_size=0.3,
-        max_size=0.7,
-        crowd_ratio=0.0,
-        max_distractors=0,
-    )
+    return sparse_world(("figure",) if keypoints else ("star",), SIDE)
 
 
 def draw_pictures(
