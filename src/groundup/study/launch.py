@@ -26,8 +26,9 @@ SLURM_FOLDER = "slurm"
 """Where scripts and outputs of Slurm's jobs lie in a study's folder."""
 CANCELLED = "CANCELLED"
 """State of a job of Slurm that somebody stopped: it goes on when the command is given again."""
-LOST_STATES = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
-"""States of Slurm's jobs that ended without fault of the run: it goes on from its newest checkpoint."""
+LOST_STATES = ("BOOT_FAIL", "NODE_FAIL", "TIMEOUT")
+"""States of Slurm's jobs that ended without fault of the run: it goes on from its newest checkpoint. One that
+was PREEMPTED has not ended: Slurm queues it again by itself."""
 POLL_SECONDS = 1.0
 MEETING_SECONDS = 5.0
 """How long a task of Ray may take to answer before it counts as not begun."""
