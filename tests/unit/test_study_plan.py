@@ -1,14 +1,21 @@
 """A plan says what is shared and what it comes to, and refuses what could not be compared."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
+from groundup.config import read_tree
+from groundup.engine.schedule import ScheduleOptions, late_point
 from groundup.errors import DataError, UsageError
 from groundup.study.expansion import arm_differences
-from groundup.study.forecast import Forecast, Hours, estimate_hours
+from groundup.study.forecast import Forecast, Hours, estimate_hours, late_from, seconds_of
 from groundup.study.plan import build_plan, count_evaluations, read_plan, write_plan
-from groundup.study.probe import Speed, probe_plan, read_speeds
+from groundup.study.probe import Clocks, Pace, Speed, probe_plan, read_speeds
+from groundup.study.runner import threads_each
 from small_study import small_study, small_world
 
 THREE_LENGTHS = {"training.schedule.units": [1.0, 2.0, 3.0]}
@@ -144,6 +151,86 @@ def test_hours_count_the_work_once_and_no_less_than_the_longest_chain(plan, tmp_
     assert one == Hours(work=plan.shared_images, wall=plan.shared_images, processes=1)
     assert estimate_hours(plan, speeds, tmp_path, processes=100).wall == 24
     assert estimate_hours(plan, {}, tmp_path, processes=1) is None
+
+
+def test_hours_before_late_parts_are_counted_at_their_own_pace(world, tmp_path):
+    study = small_study(world, recipe="tiny_cascade_rcnn")
+    study = study.model_copy(update={"set": {**study.set, "training.schedule.late_units": 0.5}})
+    plan = build_plan(study, tmp_path)
+    pace = {"training": 3600.0, "evaluation": 0.0, "early_training": 1800.0, "early_evaluation": 0.0}
+    speed = Speed(**pace, device="cpu", threads=1)
+    for run in plan.runs:
+        options = read_tree(ScheduleOptions, run.recipe["training"]["schedule"])
+        assert late_from(run) == late_point(options, run.num_train) == run.total_images - 4
+    hours = estimate_hours(plan, {run.key: speed for run in plan.runs}, tmp_path, processes=1)
+    # Of either arm: a trunk of 16 images, 4 of them late; a tail of 4, late all of them.
+    assert hours.work == 2 * (12 / 2 + 4 + 4)
+    assert seconds_of(plan.runs[0], 3, speed) == 3 * 3600
+
+
+def test_late_parts_are_probed_both_ways_and_cost_time(world, tmp_path):
+    study = small_study(world, recipe="tiny_cascade_rcnn", axes={})
+    study = study.model_copy(update={"set": {**study.set, "training.schedule.late_units": 0.5}})
+    speeds = probe_plan(build_plan(study, tmp_path), tmp_path, threads=1)
+    for speed in speeds.values():
+        assert 0 < speed.free.early_training < speed.free.training
+        assert speed.early_training > 0
+        assert speed.early_evaluation > 0
+    assert read_speeds(build_plan(study, tmp_path), tmp_path, threads=1) == speeds
+
+
+def test_a_busy_machine_is_said_and_both_hours_are_printed(plan, world, tmp_path):
+    free = Pace(training=36.0, evaluation=0.0)
+    speed = Speed(training=3600.0, evaluation=0.0, device="cpu", threads=1, free=free, load=3.0)
+    quiet = replace(speed, load=0.1)
+    hours = estimate_hours(plan, {run.key: speed for run in plan.runs}, tmp_path, processes=1)
+    assert hours.free == Hours(work=hours.work / 100, wall=hours.wall / 100, processes=1)
+    text = "\n".join(forecast_of(plan, world, tmp_path, hours).lines())
+    assert f"about {hours.wall:.2g} with 1 at a time" in text
+    assert f"busy with other work then: about {hours.free.wall:.2g}" in text
+    assert json.loads(json.dumps(forecast_of(plan, world, tmp_path, hours).to_json()))["hours"]["free"]
+    alone = estimate_hours(plan, {run.key: quiet for run in plan.runs}, tmp_path, processes=1)
+    assert alone.free is None
+    assert "the machine was busy" not in "\n".join(forecast_of(plan, world, tmp_path, alone).lines())
+
+
+def test_the_processors_clock_does_not_count_other_work():
+    def work():
+        clocks = Clocks()
+        sum(number * number for number in range(3_000_000))
+        return clocks.read()
+
+    alone = work()
+    spin = "while True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(4 * os.cpu_count())]
+    try:
+        beside = work()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert beside[1] < 2 * alone[1]
+    assert beside[0] >= beside[1] * 0.9
+
+
+@pytest.mark.parametrize(
+    ("told", "processes", "threads", "each"),
+    [
+        (None, 1, 3, 3),
+        ("5", 1, None, 5),
+        ("5,2", 4, None, 5),
+        ("5", 1, 2, 2),
+        ("", 10**6, None, 1),
+        ("x", 10**6, None, 1),
+    ],
+)
+def test_threads_of_a_run_are_those_asked_for_then_those_of_openmp(
+    told, processes, threads, each, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert threads_each(processes, threads) == each
 
 
 def test_a_probe_measures_each_kind_of_run_once_and_keeps_it(world, tmp_path, monkeypatch):

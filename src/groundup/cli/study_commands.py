@@ -36,7 +36,10 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a study.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the study; default studies/NAME.")]
 Processes = Annotated[int, typer.Option("--processes", min=1, help="Runs at a time.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of each run; default: the cores, shared out.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Threads of each run; default: OMP_NUM_THREADS, else the cores, shared out."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but failures.")]
 

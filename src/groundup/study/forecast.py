@@ -1,14 +1,14 @@
 """What a plan says before anything starts: its tree, images, hours, what it can show. No torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from groundup.study.compare import usual_margin
 from groundup.study.plan import LENGTHS, Plan, RunPlan
 from groundup.study.power import POWER, smallest_margin
-from groundup.study.probe import Speed
+from groundup.study.probe import Pace, Speed
 from groundup.study.progress import read_progress
 from groundup.study.search_results import has_diverged, protocol_lines, search_notes
 from groundup.study.status import axis_words
@@ -35,6 +35,9 @@ class Hours:
     wall: float
     """With so many at a time: the work shared out, or the longest chain of runs, whichever is longer."""
     processes: int
+    free: "Hours | None" = None
+    """By the processor's clock, where the machine was busy with other work while it was measured: what it
+    would take if that were gone, at least; None where it was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class Forecast:
         yield f"study      {self.study.name} in {self.folder}"
         yield f"question   {question.text}"
         yield (
-            f"           {question.candidate} against {question.reference}: {question.endpoint} on "
+            f"           {question.candidate} against {question.reference}: {question.measure} on "
             f"{self.plan.runs[0].num_val:,} images, margin {question.margin:g}, rule: {question.rule}"
         )
         yield "arms differ in"
@@ -73,9 +76,7 @@ class Forecast:
         return {
             **self.plan.to_json(),
             "differences": {name: list(values) for name, values in self.differences.items()},
-            "hours": None
-            if hours is None
-            else {"work": hours.work, "wall": hours.wall, "processes": hours.processes},
+            "hours": None if hours is None else asdict(hours),
             "smallest_margin": smallest_margin(ASSUMED_SEED_SD, len(self.study.seeds)),
             "assumed_seed_sd": ASSUMED_SEED_SD,
             "usual_margin": usual_margin(self.plan.runs[0].num_val),
@@ -206,6 +207,11 @@ def hour_lines(hours: Hours | None) -> Iterator[str]:
         f"hours      about {hours.wall:.2g} with {hours.processes} at a time ({hours.work:.2g} of work) by "
         "a few steps, measured alone; without pre-training and what processes cost each other"
     )
+    if hours.free is not None:
+        yield (
+            f"           the machine was busy with other work then: about {hours.free.wall:.2g} "
+            f"({hours.free.work:.2g} of work) by the processor's clock, if it were free"
+        )
 
 
 def honesty_lines(study: Study, plan: Plan) -> Iterator[str]:
@@ -234,6 +240,15 @@ def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, pro
     """Hours of what is left of the runs; None where a run was not measured."""
     if any(run.key not in speeds for run in plan.runs):
         return None
+    hours = hours_at(plan, speeds, folder, processes=processes)
+    free = {key: speed.free for key, speed in speeds.items() if speed.free is not None}
+    if len(free) < len(speeds) or not any(speed.is_loaded for speed in speeds.values()):
+        return hours
+    return replace(hours, free=hours_at(plan, free, folder, processes=processes))
+
+
+def hours_at(plan: Plan, speeds: Mapping[str, Pace], folder: Path, *, processes: int) -> Hours:
+    """Hours of what is left of the runs at these paces."""
     seconds = {run.key: seconds_left(run, speeds[run.key], folder) for run in plan.runs}
     searched, followers = search_seconds(plan, speeds, folder)
     chains = [seconds[run.key] for run in plan.runs if run.parent is None]
@@ -250,7 +265,7 @@ def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, pro
     )
 
 
-def search_seconds(plan: Plan, speeds: Mapping[str, Speed], folder: Path) -> tuple[list[float], list[float]]:
+def search_seconds(plan: Plan, speeds: Mapping[str, Pace], folder: Path) -> tuple[list[float], list[float]]:
     """Seconds of what is left of each search, and those that cannot be shared out, at its arm's runs' speed.
 
     Trials that are not known yet follow one another and take as long as the first.
@@ -260,15 +275,33 @@ def search_seconds(plan: Plan, speeds: Mapping[str, Speed], folder: Path) -> tup
         speed = next(speeds[run.key] for run in plan.runs if run.arm == search.arm)
         left = [seconds_left(trial, speed, folder) for trial in search.trials]
         first = search.trials[0]
-        whole = first.total_images * speed.training + first.num_val * speed.evaluation
+        whole = seconds_of(first, first.total_images, speed)
         unknown = (search.num_trials - len(search.trials)) * whole
         work.append(sum(left) + unknown)
         chains.append(max(left) + unknown)
     return work, chains
 
 
-def seconds_left(run: RunPlan, speed: Speed, folder: Path) -> float:
+def seconds_left(run: RunPlan, pace: Pace, folder: Path) -> float:
     """Seconds that the run itself still takes."""
-    left = images_left(run, folder)
-    evaluated = run.num_evaluations * run.num_val * left / max(1, run.own_images)
-    return left * speed.training + evaluated * speed.evaluation
+    return seconds_of(run, images_left(run, folder), pace)
+
+
+def seconds_of(run: RunPlan, left: int, pace: Pace) -> float:
+    """Seconds of the run's last so many images, before late parts of the model take part and with them."""
+    early = min(left, max(0, late_from(run) - (run.total_images - left)))
+    evaluated = run.num_evaluations * run.num_val / max(1, run.own_images)
+    early_training = pace.training if pace.early_training is None else pace.early_training
+    early_evaluation = pace.evaluation if pace.early_evaluation is None else pace.early_evaluation
+    return early * (early_training + evaluated * early_evaluation) + (left - early) * (
+        pace.training + evaluated * pace.evaluation
+    )
+
+
+def late_from(run: RunPlan) -> int:
+    """Images seen from which on late parts of the run's model take part; 0 where none come late.
+
+    Source: groundup.engine.schedule, `late_point`; a test holds the two equal.
+    """
+    late_units = run.recipe["training"]["schedule"]["late_units"]
+    return 0 if late_units is None else run.total_images - round(late_units * run.unit_images)

@@ -1,13 +1,16 @@
 """How long an image takes on this machine, measured on a few steps of each arm, before anything starts.
 
 A probe trains with random weights in place of the arm's start, frozen where the arm freezes, and keeps
-nothing. It runs alone: runs side by side share memory and caches, so what they take is longer.
+nothing. It runs alone: runs side by side share memory and caches, so what they take is longer. On a machine
+that is busy with other work the wall clock says how long it takes there; the processor's clock, beside it,
+how long it would take if the machine were free.
 """
 
 import itertools
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +32,40 @@ NUM_IMAGES = 8
 """Photographs that are evaluated."""
 
 
+LOADED = 0.5
+"""Load of other work, in processors, above which too few are left for the threads that were asked for. Ours:
+what this command does before it measures stays below it, in the mean of a minute."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class Pace:
     """Seconds an image takes."""
 
     training: float
     """In training, loading and the optimizer included."""
     evaluation: float
     """In evaluation, scoring included."""
+    early_training: float | None = None
+    """The same before late parts of the model take part; None where none come late."""
+    early_evaluation: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed(Pace):
+    """Seconds an image takes by the wall clock, and what belongs to the measurement."""
+
     device: str
     threads: int
+    free: Pace | None = None
+    """Seconds of the processor an image takes, shared out over the threads: no machine takes less. None on a
+    GPU, whose work the processor's clock does not count."""
+    load: float | None = None
+    """By how many processors other work left too few for the threads; 0 or less where all were free."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether other work is in the seconds of the wall clock."""
+        return self.free is not None and self.load is not None and self.load > LOADED
 
 
 def probe_plan(
@@ -53,13 +80,13 @@ def probe_plan(
     """
     path = folder / PROBE
     known: dict[str, Any] = read_json(path) if path.exists() else {}
-    speeds = {}
+    speeds, load = {}, lacking_processors(threads)
     for run in plan.runs:
         name = f"{kind_of(run)}-{threads}"
         if name not in known:
             if note is not None:
                 note(f"probing {run.arm}: {NUM_STEPS + 1} steps, {NUM_IMAGES} images evaluated")
-            known[name] = {"arm": run.arm, **asdict(measure(run, threads))}
+            known[name] = {"arm": run.arm, **asdict(measure(run, threads, load))}
             if write:
                 write_json(path, known)
         speeds[run.key] = speed_of(known[name])
@@ -76,14 +103,17 @@ def read_speeds(plan: Plan, folder: Path, *, threads: int) -> dict[str, Speed]:
 
 def speed_of(record: dict[str, Any]) -> Speed:
     """The speed that a record of probe.json describes."""
-    return Speed(**{name: value for name, value in record.items() if name != "arm"})
+    values = {name: value for name, value in record.items() if name != "arm"}
+    free = values.get("free")
+    return Speed(**{**values, "free": None if free is None else Pace(**free)})
 
 
 def kind_of(run: RunPlan) -> str:
     """Names what speed hangs on: runs of one kind differ in seed, length, share of data or start's values."""
     recipe = run.recipe
     training = {name: value for name, value in recipe["training"].items() if name != "upkeep"}
-    training["schedule"] = recipe["training"]["schedule"]["batch_size"]
+    schedule = recipe["training"]["schedule"]
+    training["schedule"] = [schedule["batch_size"], schedule["late_units"] is not None]
     split = {name: recipe["data"][name] for name in ("train", "val", "policy")}
     values = {
         "data": split,
@@ -94,10 +124,10 @@ def kind_of(run: RunPlan) -> str:
     return fingerprint(values)
 
 
-def measure(run: RunPlan, threads: int) -> Speed:
-    """Train a few steps and evaluate a few photographs, with so many threads.
+def measure(run: RunPlan, threads: int, load: float) -> Speed:
+    """Train a few steps and evaluate a few photographs, with so many threads; without late parts, too.
 
-    Late parts of a model take part from the start here, so what a run takes is overestimated.
+    `load` is that of other work, kept with the measurement.
 
     Raises:
         DataError: photographs that cannot be read.
@@ -114,22 +144,66 @@ def measure(run: RunPlan, threads: int) -> Speed:
         values["model"] = {**values["model"], "backbone": backbone}
     recipe = read_tree(Recipe, values)
     splits = open_splits(recipe)
-    before = torch.get_num_threads()
+    before, device = torch.get_num_threads(), default_device()
+    phases = [True] if recipe.training.schedule.late_units is None else [True, False]
     torch.set_num_threads(threads)
     try:
-        return Speed(
-            training=time_training(recipe, splits, run.recipe["start"]["frozen_stages"]),
-            evaluation=time_evaluation(recipe, splits),
-            device=str(default_device()),
-            threads=threads,
-        )
+        trained = [
+            time_training(recipe, splits, run.recipe["start"]["frozen_stages"], is_late=phase)
+            for phase in phases
+        ]
+        evaluated = [time_evaluation(recipe, splits, is_late=phase) for phase in phases]
     finally:
         torch.set_num_threads(before)
+    wall, busy = (
+        Pace(
+            training=trained[0][clock],
+            evaluation=evaluated[0][clock],
+            early_training=trained[1][clock] if len(phases) > 1 else None,
+            early_evaluation=evaluated[1][clock] if len(phases) > 1 else None,
+        )
+        for clock in (0, 1)
+    )
+    free = None if device.type != "cpu" else shared_out(busy, threads)
+    return Speed(**asdict(wall), device=str(device), threads=threads, free=free, load=load)
 
 
-def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> float:
-    """Seconds an image takes in training; the fastest step counts, since others disturb it one way only."""
+def lacking_processors(threads: int) -> float:
+    """By how many processors the load of the last minute leaves too few for so many threads more."""
+    return os.getloadavg()[0] + threads - len(os.sched_getaffinity(0))
+
+
+def shared_out(pace: Pace, threads: int) -> Pace:
+    """Seconds of the processor as seconds of so many threads, all of them busy."""
+    return Pace(
+        training=pace.training / threads,
+        evaluation=pace.evaluation / threads,
+        early_training=None if pace.early_training is None else pace.early_training / threads,
+        early_evaluation=None if pace.early_evaluation is None else pace.early_evaluation / threads,
+    )
+
+
+@dataclass(slots=True)
+class Clocks:
+    """Seconds since it was made, by the wall clock and of all threads of this process."""
+
+    wall: float = field(default_factory=time.monotonic)
+    processor: float = field(default_factory=time.process_time)
+
+    def read(self) -> tuple[float, float]:
+        """Both, since then."""
+        return time.monotonic() - self.wall, time.process_time() - self.processor
+
+
+def time_training(
+    recipe: "Recipe", splits: "Splits", frozen_stages: int, *, is_late: bool
+) -> tuple[float, float]:
+    """Seconds an image takes in training, by either clock, with late parts or without.
+
+    The fastest step counts, since others disturb it one way only.
+    """
     from groundup.engine.distributed import World
+    from groundup.engine.late import enter_phase
     from groundup.engine.numerics import build_scaler
     from groundup.engine.optimizer import build_average, build_optimizer
     from groundup.engine.state import TrainingState
@@ -147,16 +221,17 @@ def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> flo
         average=build_average(model, options.optimizer),
         scaler=build_scaler(device, options.precision),
     )
+    enter_phase(state, is_late=is_late)
     stream = training_batches(recipe, splits.train)(0)
     size = options.schedule.batch_size
     share = Share(num_images=size // options.accumulate, group_size=recipe.model.loss_images)
     team = build_team(model, state.optimizer, share, World())
-    taken: list[float] = []
+    taken: list[tuple[float, float]] = []
     begun = time.monotonic()
     for step in itertools.count():
         if step > NUM_STEPS or (taken and time.monotonic() - begun > MAX_SECONDS):
             break
-        start = time.monotonic()
+        clocks = Clocks()
         take_step(
             state,
             draw_microbatches(stream, options.accumulate, share),
@@ -168,17 +243,23 @@ def time_training(recipe: "Recipe", splits: "Splits", frozen_stages: int) -> flo
             precision=options.precision,
         )
         if step > 0:  # the first counts operations and warms up
-            taken.append((time.monotonic() - start) / size)
-    return min(taken)
+            taken.append(clocks.read())
+    wall, processor = (min(seconds) / size for seconds in zip(*taken, strict=True))
+    return wall, processor
 
 
-def time_evaluation(recipe: "Recipe", splits: "Splits") -> float:
-    """Seconds an image takes in evaluation, with random weights, which find the most there is room for."""
+def time_evaluation(recipe: "Recipe", splits: "Splits", *, is_late: bool) -> tuple[float, float]:
+    """Seconds an image takes in evaluation, by either clock, with late parts or without.
+
+    With random weights, which find the most there is room for.
+    """
     from groundup.run import build_model, evaluate_detector
     from groundup.run_folder import default_device
 
     index = splits.val.subset(range(min(NUM_IMAGES, splits.val.num_images)))
     model = build_model(recipe, splits.train.categories).to(default_device())
-    start = time.monotonic()
+    model.use_late_parts(is_late)
+    clocks = Clocks()
     evaluate_detector(model, recipe, index, None, categories=splits.train.categories)
-    return (time.monotonic() - start) / index.num_images
+    wall, processor = clocks.read()
+    return wall / index.num_images, processor / index.num_images

@@ -41,6 +41,8 @@ CHECKPOINT = "checkpoints/images_{:09d}/COMMIT"
 """What exists when a run has come to a branch point. Source: groundup.engine.checkpoint."""
 CHECKPOINTS = "checkpoints/images_*/COMMIT"
 """All of them."""
+OMP_THREADS = "OMP_NUM_THREADS"
+"""Threads of a process; a list is by depth, the first of which counts. Source: OpenMP 5.2, section 21.1.2."""
 MAX_TAKEN_BACK = 3
 """How often in a row a run may lose its machine without a further checkpoint before it is left alone."""
 TAIL_CHARACTERS = 2000
@@ -101,7 +103,7 @@ def run_study(
     Args:
         folder: of a study that is set down and planned.
         processes: runs at a time.
-        threads: of each; None: the processors this process may use, shared out.
+        threads: of each; None: as `threads_each`.
         quiet: say nothing but failures.
         time_limit: seconds after which every run writes a checkpoint and the call ends as by a signal.
         workers: those to use, with their number of threads; None: some of its own.
@@ -166,7 +168,14 @@ def begin_study(study: Study, folder: Path, *, commands: Sequence[str] = ()) -> 
 
 
 def threads_each(processes: int, threads: int | None = None) -> int:
-    """Threads of each of so many processes; None: the processors this process may use, shared out."""
+    """Threads of each of so many processes.
+
+    None: what OMP_NUM_THREADS says, as in any program of torch; else the processors this process may use,
+    shared out.
+    """
+    told = os.environ.get(OMP_THREADS, "").partition(",")[0]
+    if threads is None and told.isdecimal() and int(told) > 0:
+        return int(told)
     return threads or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
