@@ -37,6 +37,8 @@ STROKE_SIDE = 400
 """Length of the longer side that adds a pixel to the width of lines."""
 MASK_OPACITY = 0.34
 TAG_OPACITY = 0.86
+RING_BITS = 4
+"""Outlines are drawn to a sixteenth of a pixel."""
 MAX_TAG_SHARE = 0.2
 """Share of the picture that tags may cover; beyond it the less sure instances have a box only."""
 NUM_HUES = 24
@@ -147,6 +149,13 @@ def paint_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
     tinted = window + MASK_OPACITY * (np.array(colour) - window.astype(np.float32))
     np.copyto(window, tinted.astype(np.uint8), where=mask[y : y + h, x : x + w, None])
     cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_AA)
+
+
+def paint_rings(canvas: np.ndarray, rings: Sequence[np.ndarray], colour: Colour, stroke: int) -> None:
+    """Draw closed lines through points (x, y) in place, over a thin dark line that sets them off."""
+    whole = [np.floor(ring * 2**RING_BITS).astype(np.int32)[:, None] for ring in rings]
+    for width, shade in ((stroke + 1, (0, 0, 0)), (stroke, colour)):
+        cv2.polylines(canvas, whole, True, shade, width, cv2.LINE_AA, RING_BITS)
 
 
 def paint_box(canvas: np.ndarray, box: np.ndarray, colour: Colour, stroke: int) -> None:

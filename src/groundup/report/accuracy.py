@@ -39,7 +39,7 @@ def strip_figure(material: Material) -> Figure | None:
         where = f" {candidate} stands at {place or 'its end'}, {reference} at {other or 'its end'}."
     level = 100 * (1 - question.alpha)
     caption = (
-        f"Difference: {candidate} minus {reference} in {material.endpoint} points, on "
+        f"Difference: {candidate} minus {reference} in {material.measure} points, on "
         f"{count_text(primary['num_images'])} validation images. Thin line: {level:g} % interval, by "
         f"which a difference is judged; thick line: {100 * (1 - 2 * question.alpha):g} % interval, by which "
         f"equivalence is judged.{where}"
@@ -54,7 +54,7 @@ def strip_figure(material: Material) -> Figure | None:
             margin=question.margin,
             names=material.names,
             palette=material.palette,
-            endpoint=material.endpoint,
+            endpoint=material.measure,
         ),
     )
 
@@ -63,7 +63,7 @@ def question_text(material: Material) -> str:
     """What was set down before training."""
     question = material.results.question
     return (
-        f"Set down before training: primary endpoint {question.endpoint}, margin {question.margin:g} points, "
+        f"Set down before training: primary endpoint {question.measure}, margin {question.margin:g} points, "
         f"alpha {question.alpha:g}, {question.num_seeds} {'seed' if question.num_seeds == 1 else 'seeds'} an "
         f"arm, {question.num_replicates:,} bootstrap replicates; held equal: {RULES[question.rule]}."
     )

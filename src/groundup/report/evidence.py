@@ -106,7 +106,7 @@ def overfitting_section(material: Material) -> Section:
     lost = worst["drop_from_best"] or 0.0
     place = place_text(worst["point"])
     section.lead = [
-        f"The most that was lost after the best evaluation is {points_text(lost)} {material.endpoint} points "
+        f"The most that was lost after the best evaluation is {points_text(lost)} {material.measure} points "
         f"({worst['arm']}{f', {place}' if place else ''})."
         if lost > 0
         else "No arm lost AP after its best evaluation."
@@ -117,7 +117,7 @@ def overfitting_section(material: Material) -> Section:
         place = place_text(widest["point"])
         section.lead.append(
             f"On photographs it has learnt from, {widest['arm']}{f', {place},' if place else ''} has "
-            f"{points_text(widest['train_AP_end'])} {material.endpoint}, on the others "
+            f"{points_text(widest['train_AP_end'])} {material.measure}, on the others "
             f"{points_text(widest['val_AP_end'])}: the widest gap of all arms."
         )
     section.tables = [overfitting_table(material.answer)]

@@ -83,14 +83,20 @@ class Material:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of AP that the answer speaks of, boxes first."""
+        """Kinds of AP that the answer speaks of, the question's first, then boxes, masks, keypoints."""
+        main = self.results.question.table_kind
         found = {row["kind"] for rows in (self.answer.curves, self.answer.endpoints) for row in rows}
-        return [kind for kind in KIND_NAMES if kind in found]
+        return [kind for kind in dict.fromkeys([main, *KIND_NAMES]) if kind in found]
 
     @property
     def endpoint(self) -> str:
         """The primary endpoint."""
         return self.results.question.endpoint
+
+    @property
+    def measure(self) -> str:
+        """The primary endpoint with what is judged: AP of boxes, mask AP, keypoint AP."""
+        return self.results.question.measure
 
     @property
     def num_done(self) -> int:

@@ -15,9 +15,10 @@ from groundup.data.coco import Index, open_index
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.metrics.results import Result, read_results
-from groundup.pictures import Colour, clip_boxes, draw_instances, enlarge, enlargement, paint_box
+from groundup.pictures import Colour, enlarge, enlargement
 from groundup.report.drawing import DARK
 from groundup.report.frame import Palette
+from groundup.report.instances import Instances, draw_kind, found_instances, true_instances
 from groundup.report.wording import neutral
 from groundup.study.results import StudyResults
 
@@ -25,8 +26,6 @@ Row = dict[str, Any]
 
 LONGEST_SIDE = 440
 """Of an embedded picture, in pixels: the letters of tags are still read where three stand in a row."""
-STROKE = 2
-"""Width of the lines of boxes, in pixels."""
 JPEG_QUALITY = 82
 TRUTH_COLOUR: Colour = (240, 196, 25)
 """Away from the arms' colours, seen on dark and light."""
@@ -64,7 +63,10 @@ def draw_disagreements(
     if results.val_annotations is None:
         return [], ["The recipes name no validation photographs."]
     try:
-        index = open_index(results.val_annotations, results.val_images, masks=False, max_dropped_ratio=1.0)
+        has_masks = results.question.table_kind == "segm"
+        index = open_index(
+            results.val_annotations, results.val_images, masks=has_masks, max_dropped_ratio=1.0
+        )
     except DataError as error:
         return [], [f"The photographs are not shown: {neutral(str(error))}"]
     names = (results.question.candidate, results.question.reference)
@@ -89,15 +91,15 @@ def is_ahead(row: Row, side: int) -> bool:
 
 
 class PredictionReader:
-    """Predictions at the end of runs, each file read once."""
+    """Predictions of the question's kind at the end of runs, each file read once."""
 
     def __init__(self, results: StudyResults) -> None:
         """Read nothing yet."""
-        self.results = results
+        self.results, self.kind = results, results.question.table_kind
         self.found: dict[str, dict[int, list[Result]]] = {}
 
     def of(self, key: str, image_id: int) -> list[Result]:
-        """Boxes that the run found in the photograph.
+        """What the run found in the photograph.
 
         Raises:
             DataError: its last evaluation is gone or damaged.
@@ -107,7 +109,7 @@ class PredictionReader:
             if end is None or end.folder is None:
                 raise DataError(f"the last evaluation of {key} is gone")
             by_image: dict[int, list[Result]] = {}
-            for result in read_results(end.folder / "predictions.bbox.json"):
+            for result in read_results(end.folder / f"predictions.{self.kind}.json"):
                 by_image.setdefault(int(result["image_id"]), []).append(result)
             self.found[key] = by_image
         return self.found[key].get(image_id, [])
@@ -125,35 +127,24 @@ def draw_trio(
     height, width = (int(v) for v in index.sizes[place])
     image = decode_image(index.path(place), (height, width), ImagePolicy())
     image, scale = shrink(image)
-    truth = index.truth(place)
-    labels = {category.id: category.name for category in index.categories}
-    ordered = [category.name for category in index.categories]
-    true_names = [ordered[label] for label in truth.labels.tolist()]
-    pictures = [
-        ("Truth", draw_boxes(image, truth.boxes.astype(np.float64) * scale, true_names, None, TRUTH_COLOUR))
-    ]
+    kind, has_tags = reader.kind, len(index.categories) > 1
+    truth = true_instances(index, place, kind)
+    pictures = [("Truth", draw_on(image, truth, scale, TRUTH_COLOUR, has_tags=has_tags))]
     for arm, key in zip(names, (row["candidate_run"], row["reference_run"]), strict=True):
-        found = [
+        sure = [
             one
             for one in reader.of(key, int(row["image_id"]))
             if one["score"] >= row.get("least_score", LEAST_SCORE)
         ]
-        boxes = np.array([corners_of(one["bbox"]) for one in found], np.float64).reshape(-1, 4) * scale
-        shown = [labels.get(one["category_id"], "?") for one in found]
-        scores = [float(one["score"]) for one in found]
-        pictures.append((arm, draw_boxes(image, boxes, shown, scores, rgb_of(DARK[palette.tone(arm)]))))
+        found = found_instances(sure, index.categories, kind)
+        colour = rgb_of(DARK[palette.tone(arm)])
+        pictures.append((arm, draw_on(image, found, scale, colour, has_tags=has_tags)))
     counts = f"Found at IoU 0.5: {row['candidate_found']} and {row['reference_found']} of {row['gt']}"
     return Trio(
         file=neutral(str(row["file"])),
         caption=counts,
         pictures=tuple((title, data_uri(picture)) for title, picture in pictures),
     )
-
-
-def corners_of(box: Sequence[float]) -> tuple[float, float, float, float]:
-    """(x1, y1, x2, y2) of COCO's (x, y, width, height)."""
-    x, y, width, height = (float(v) for v in box)
-    return x, y, x + width, y + height
 
 
 def rgb_of(colour: str) -> Colour:
@@ -170,19 +161,13 @@ def shrink(image: np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
 
 
-def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, names: list[str], scores: list[float] | None, colour: Colour
+def draw_on(
+    image: np.ndarray, shown: Instances, scale: float, colour: Colour, *, has_tags: bool
 ) -> np.ndarray:
-    """The photograph with boxes of one colour; tags where names tell something."""
-    scale = enlargement(image.shape[0], image.shape[1], LONGEST_SIDE)
-    canvas, shown = shrink(enlarge(image, scale))
-    boxes = clip_boxes(boxes * scale * shown, canvas.shape[0], canvas.shape[1])
-    for box in boxes:
-        paint_box(canvas, box, colour, STROKE)
-    neutral_names = [neutral(name) for name in names]
-    return draw_instances(
-        canvas, boxes, neutral_names, scores, colours=dict.fromkeys(neutral_names, colour), min_long_side=1
-    )
+    """The picture, of `scale` pixels for one of the photograph, enlarged and with instances of one colour."""
+    enlarged = enlarge(image, enlargement(image.shape[0], image.shape[1], LONGEST_SIDE))
+    canvas, _ = shrink(enlarged)
+    return draw_kind(canvas, shown, scale * canvas.shape[1] / image.shape[1], colour, has_tags=has_tags)
 
 
 def data_uri(picture: np.ndarray) -> str:

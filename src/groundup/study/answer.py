@@ -45,6 +45,7 @@ from groundup.study.samples import Samples
 from groundup.study.search_results import search_notes
 from groundup.study.study import PRETRAINING, pretraining_of
 
+KINDS_IN_WORDS: dict[Kind, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 ANSWER = "answer.json"
 """The answer in a study's folder."""
 
@@ -161,7 +162,9 @@ def answer_study(results: StudyResults) -> Answer:
     samples = Samples(question)
     notes = notes_on_runs(results)
     kinds = samples.kinds(results.runs)
-    main: Kind = "bbox"
+    main = question.table_kind
+    if kinds and main not in kinds:
+        notes.append(f"the question is about {question.measure}, in which not every run was scored")
     comparisons = compare_everywhere(results, samples, kinds, notes)
     place = place_of(results, samples, main)
     primary = compare_at(results, samples, place, main)
@@ -226,7 +229,7 @@ def compare_at(results: StudyResults, samples: Samples, place: Place, kind: Kind
     if question.endpoint not in first or question.endpoint not in second:
         return None
     try:
-        return compare_samples(question, first, second, num_images=samples.num_images[kind])
+        return compare_samples(question, first, second, num_images=samples.num_images[kind], kind=kind)
     except UsageError as error:
         samples.note(f"{kind} at {name_of(place.candidate) or 'the only point'}: {error}")
         return None
@@ -236,16 +239,17 @@ def compare_everywhere(
     results: StudyResults, samples: Samples, kinds: Sequence[Kind], notes: list[str]
 ) -> list[Row]:
     """The comparison at every point at which both arms have a run done, of every kind."""
-    rows = []
+    rows, main = [], results.question.table_kind
     for kind in kinds:
         for point in points_of(results):
             found = compare_at(results, samples, Place(candidate=point, reference=point), kind)
             if found is not None:
                 rows.append({"point": point, "kind": kind, "comparison": found.to_json()})
     if len(rows) > 1:
+        others = " and ".join(word for kind, word in KINDS_IN_WORDS.items() if kind != main)
         notes.append(
             "only the primary comparison was set down before training; the verdicts at other points "
-            "and of masks and keypoints are secondary and not corrected for being many"
+            f"and of {others} are secondary and not corrected for being many"
         )
     return rows
 

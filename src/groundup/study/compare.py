@@ -1,11 +1,11 @@
 """Two arms compared from their match tables, by a question that was set down before training. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import field_validator, model_serializer, model_validator
 
 from groundup.config import Options, differences, fingerprint, plain
 from groundup.errors import UsageError
@@ -19,6 +19,8 @@ from groundup.metrics.bootstrap import (
     draw_weights,
 )
 from groundup.metrics.match_table import MatchTable
+from groundup.metrics.results import Kind
+from groundup.metrics.tables import NAMES
 from groundup.records import read_json, write_json
 from groundup.study.difference import Difference, holm, measure_difference
 from groundup.study.verdict import Verdict, judge
@@ -27,6 +29,8 @@ COCO_SIZE = 5000
 """Validation images from which the smaller of the usual margins is fit. Source: reliability.md 6.3."""
 MARGINS = (0.5, 1.0)
 """Usual margins in AP points, for COCO-size validation sets and for smaller ones. Same source."""
+KIND_WORDS: dict[Kind, str] = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+"""Before the name of an endpoint."""
 RULES = {
     "iterations": "equal images of the target data",
     "samples": "equal images in all, those of pre-training included",
@@ -49,6 +53,8 @@ class Question(Options):
     """Name of the arm that is asked about."""
     reference: str = "pre-training"
     """Name of the arm it is held against; differences are candidate minus reference."""
+    kind: Literal["box", "mask", "keypoints"] = "box"
+    """What is judged: boxes, masks or keypoints. The others that there are stand beside it."""
     endpoint: Endpoint = "AP"
     """The one primary endpoint."""
     secondary: tuple[Endpoint, ...] = ("AP50", "AP75", "APs", "APm", "APl")
@@ -65,6 +71,29 @@ class Question(Options):
     """Bootstrap replicates."""
     bootstrap_seed: int = 0
     """Seed of the drawing of images."""
+
+    @property
+    def table_kind(self) -> Kind:
+        """The kind under the name that tables have."""
+        return next(kind for kind, name in NAMES.items() if name == self.kind)
+
+    @property
+    def measure(self) -> str:
+        """The primary endpoint in words: AP of boxes, mask AP, keypoint AP."""
+        return self.measure_of(self.table_kind)
+
+    def measure_of(self, kind: Kind) -> str:
+        """The same of a kind beside the question's; AP alone is that of boxes, as in the field."""
+        is_plain = kind == "bbox" and self.kind == "box"
+        return str(self.endpoint) if is_plain else f"{KIND_WORDS[kind]} {self.endpoint}"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_boxes(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:
+        """A question about boxes is written, and named by its fingerprint, as before there were others."""
+        values: dict[str, Any] = serialize(self)
+        if self.kind == "box":
+            values.pop("kind", None)
+        return values
 
     @field_validator("margin")
     @classmethod
@@ -99,6 +128,10 @@ class Question(Options):
             )
         if self.endpoint in self.secondary or len(set(self.secondary)) < len(self.secondary):
             raise ValueError("an endpoint is primary or secondary, and named once")
+        if self.kind == "keypoints" and ENDPOINTS[self.endpoint][0] == "small":
+            raise ValueError(
+                f"endpoint is {self.endpoint}, but COCO counts no small keypoints; take AP, APm or APl"
+            )
         if self.num_replicates < 100:
             raise ValueError(f"num_replicates must be at least 100, got {self.num_replicates}")
         if self.num_seeds < 1:
@@ -225,7 +258,7 @@ def compare_arms(
     wanted = [e for e in (question.endpoint, *question.secondary) if ENDPOINTS[e][0] in tables[0].areas]
     first = bootstrap_endpoints(candidate, weights, wanted, num_threads=num_threads)
     second = bootstrap_endpoints(reference, weights, wanted, num_threads=num_threads)
-    return compare_samples(question, first, second, num_images=tables[0].num_images)
+    return compare_samples(question, first, second, num_images=tables[0].num_images, kind=tables[0].kind)
 
 
 def compare_samples(
@@ -234,8 +267,11 @@ def compare_samples(
     second: dict[Endpoint, EndpointSample],
     *,
     num_images: int,
+    kind: Kind | None = None,
 ) -> Comparison:
     """Judge the question from the arms' endpoints, bootstrapped with the same weights of the images.
+
+    `kind` is that of the endpoints, for words; None is the question's own.
 
     Raises:
         UsageError: a primary endpoint that is undefined.
@@ -249,7 +285,7 @@ def compare_samples(
         alpha=question.alpha,
         candidate=question.candidate,
         reference=question.reference,
-        endpoint=question.endpoint,
+        endpoint=question.measure_of(kind or question.table_kind),
         num_images=num_images,
     )
     secondary = judge_secondary(question, first, second)

@@ -64,6 +64,7 @@ def build_plan(
     base = study_directory(folder)
     winners = read_winners(folder, study)
     described = expand(study, folder, winners)
+    refuse_unjudged(study, described)
     opened = open_all(described) if counted is None else count_all(described, counted)
     refuse_unpaired(described, opened)
     described = with_common_warmup(described, opened)
@@ -145,6 +146,24 @@ def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
 def count_all(runs: Sequence[StudyRun], counted: Counted) -> list[OpenedData]:
     """The data of every run as they are told by number."""
     return [counted.opened(run.recipe.data.fraction, images=run.recipe.data.images) for run in runs]
+
+
+def refuse_unjudged(study: Study, runs: Sequence[StudyRun]) -> None:
+    """Refuse a question about what an arm's detector does not find.
+
+    Raises:
+        UsageError: naming the arm.
+    """
+    kind = study.question.kind
+    asked = {study.question.candidate, study.question.reference}
+    for run in runs:
+        heads = {"mask": run.recipe.model.mask_head, "keypoints": run.recipe.model.keypoint_head}
+        if run.arm in asked and heads.get(kind, True) is None:
+            head = "mask_head" if kind == "mask" else "keypoint_head"
+            raise UsageError(
+                f"question.kind is {kind}, but the detector of arm {run.arm} (recipe {study.recipe}) has "
+                f"model.{head}=null; choose a recipe with that head, or another question.kind"
+            )
 
 
 def refuse_unpaired(runs: Sequence[StudyRun], opened: Sequence[OpenedData]) -> None:

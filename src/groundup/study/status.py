@@ -119,7 +119,7 @@ def read_status(folder: Path) -> StudyStatus:
     return StudyStatus(
         name=study.name,
         folder=folder,
-        rows=tuple(rows_of(plan, folder, study.question.endpoint)),
+        rows=tuple(rows_of(plan, folder, f"{study.question.kind}/{study.question.endpoint}")),
         shared_images=plan.shared_images,
     )
 
@@ -164,22 +164,22 @@ def find_studies(folder: Path) -> list[FoundStudy]:
     return found
 
 
-def rows_of(plan: Plan, folder: Path, endpoint: str) -> Iterator[StatusRow]:
+def rows_of(plan: Plan, folder: Path, metric_name: str) -> Iterator[StatusRow]:
     """The rows of a plan."""
     for one in plan.pretraining:
         key = f"{PRETRAINING}:{one.name}"
-        yield row_of(one, key, read_progress(run_path(folder, key)), endpoint)
+        yield row_of(one, key, read_progress(run_path(folder, key)), metric_name)
     for run in (*plan.trials, *plan.runs):
-        row = row_of(run, run.key, read_progress(run_path(folder, run.key)), endpoint)
+        row = row_of(run, run.key, read_progress(run_path(folder, run.key)), metric_name)
         diverged = has_diverged(folder, run.key)
         yield replace(row, state="done", message=None, metric="diverged", score=None) if diverged else row
 
 
-def row_of(plan: RunPlan | PretrainingPlan, key: str, progress: RunProgress, endpoint: str) -> StatusRow:
+def row_of(plan: RunPlan | PretrainingPlan, key: str, progress: RunProgress, metric_name: str) -> StatusRow:
     """The row of one run."""
     run = plan if isinstance(plan, RunPlan) else None
     name = key if run is None else f"trial: {run.arm}" if is_trial(key) else run.arm
-    metric, score = headline(progress.metrics, endpoint)
+    metric, score = headline(progress.metrics, metric_name)
     speed, left = progress.images_per_second, None
     if progress.state == "running" and speed:
         left = max(0, plan.total_images - progress.images_seen) / speed
@@ -200,9 +200,8 @@ def row_of(plan: RunPlan | PretrainingPlan, key: str, progress: RunProgress, end
     )
 
 
-def headline(metrics: Mapping[str, float], endpoint: str) -> tuple[str | None, float | None]:
-    """The metric to show: boxes' endpoint of the question, else the first there is."""
-    name = f"box/{endpoint}"
+def headline(metrics: Mapping[str, float], name: str) -> tuple[str | None, float | None]:
+    """The metric to show: the question's, else the first there is."""
     chosen = name if name in metrics else next(iter(metrics), None)
     return chosen, None if chosen is None else metrics[chosen]
 
