@@ -363,6 +363,8 @@ def evaluate_classifier_run(
 ) -> ClassEvaluation:
     """Top-1 and top-5 of a run's newest checkpoint on its own validation folder, or on another.
 
+    Under torchrun every process calls this alike; they share the photographs, and each gets the scores.
+
     Raises:
         CheckpointError: the folder is no run of a classifier, or has no whole checkpoint.
         DataError: photographs that cannot be used, or classes that the run does not know.
@@ -373,19 +375,22 @@ def evaluate_classifier_run(
     names = [category_of(record).name for record in read_json(folder / RECORD)["categories"]]
     where = images or recipe.data.val
     assert where is not None, "a run was trained with data"
-    index = open_class_index(where, recipe.data.policy, classes=names)
-    model = first_classifier(recipe, len(names))
-    model.load_state_dict(load_weights(folder))
-    model.to(default_device())
-    return evaluate_classes(
-        model,
-        picture_batches(recipe, index),
-        recipe.evaluation,
-        names=names,
-        files=index.names,
-        folder=out or folder / "evaluations" / "newest",
-        progress=None if report is None else lambda done: report(done, index.num_images),
-    )
+    with joined() as world:
+        index = world.in_turn(lambda: open_class_index(where, recipe.data.policy, classes=names))
+        model = first_classifier(recipe, len(names))
+        world.together(lambda: model.load_state_dict(load_weights(folder)))
+        model.to(default_device())
+        total = index.num_images
+        return evaluate_classes(
+            model,
+            picture_batches(recipe, index, world),
+            recipe.evaluation,
+            names=names,
+            files=index.names,
+            folder=out or folder / "evaluations" / "newest",
+            progress=None if report is None else lambda done: report(min(done * world.size, total), total),
+            world=world,
+        )
 
 
 def class_plan_lines(recipe: ClassifierRecipe, folder: Path) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from groundup.detector import load_detector
 
 detector = load_detector("runs/cells")
-for found in detector.predict(["a.jpg", "b.jpg"]):
+for found in detector.predict(["a.jpg", "b.jpg"], batch_size=2):
     print(found.boxes, found.scores, [detector.names[label] for label in found.labels])
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,21 @@ from torch import Tensor
 from groundup.classification import is_classifier_run
 from groundup.config import fingerprint, override, read_tree, vary
 from groundup.data.coco import Category, Index, open_index
-from groundup.data.images import SUFFIXES, decode_image
+from groundup.data.decoding import Photograph, decode_ahead, windows_of
+from groundup.data.images import decode_image
+from groundup.data.order import batches_of_alike
 from groundup.data.statistics import draw_truth
-from groundup.data.views import photograph_views
+from groundup.data.views import padded_sizes, photograph_views
 from groundup.engine.checkpoint import load_weights
-from groundup.engine.evaluate import Evaluation, EvaluationOptions, detect_batch, evaluate_results, results_of
+from groundup.engine.distributed import joined
+from groundup.engine.evaluate import Evaluation, EvaluationOptions, detect_batch, evaluate_results
 from groundup.errors import CheckpointError, DataError
 from groundup.metrics.results import kinds_of, read_results, resolve_names
 from groundup.metrics.voc_ap import VocMetric
 from groundup.models.rcnn import RCNN
 from groundup.ops.masks import paste_masks
 from groundup.pictures import draw_instances, draw_sheet, write_picture
-from groundup.records import read_json, write_json
+from groundup.records import read_json
 from groundup.run import (
     RECIPE,
     RECORD,
@@ -52,8 +55,8 @@ DRAWN_KEYPOINT = 0.05
 """Least score of a keypoint in a picture. Source: Detectron2, `_KEYPOINT_THRESHOLD` of its visualizer."""
 SHEET_COLUMNS = 4
 """Twice found beside true."""
-MAX_STEM = 50
-"""Characters of a photograph's name in that of its overlay: file systems allow 255 bytes."""
+BATCHES_AT_ONCE = 4
+"""Batches' worth of photographs among which those that are alike are found."""
 
 Report = Callable[[int, int], None]
 """Is told how many photographs are done, and of how many."""
@@ -73,23 +76,71 @@ class Detector:
         """Name of each label."""
         return [category.name for category in self.categories]
 
-    def predict(self, photographs: Sequence[str | Path]) -> Iterator[Detections]:
+    def predict(
+        self, photographs: Iterable[str | Path], *, batch_size: int | None = None
+    ) -> Iterator[Detections]:
         """Detections of each photograph, in its own pixels; `image_id` counts the photographs from 0.
 
+        Args:
+            photographs: their files.
+            batch_size: how many pass through the model at once, where they are alike; None is the
+                recipe's own for evaluation. It changes speed, and results by rounding only.
+
         Raises:
-            DataError: a photograph cannot be read.
+            DataError: a photograph cannot be read; those before it came.
         """
-        for row, path in enumerate(photographs):
-            image = decode_image(Path(path), None, self.recipe.data.policy)
-            yield self.detect(image, row)
+        for photograph, found in self.look_at(photographs, batch_size=batch_size):
+            if found is None:
+                raise photograph.fault or DataError(f"{photograph.path}: cannot be read")
+            yield found
+
+    def look_at(
+        self, photographs: Iterable[str | Path], *, batch_size: int | None = None
+    ) -> Iterator[tuple[Photograph, Detections | None]]:
+        """Each photograph in its order with what is in it; None where it cannot be read.
+
+        The following ones are decoded meanwhile. Args are those of `predict`.
+        """
+        size = batch_size or self.recipe.evaluation.batch_size
+        decoded = decode_ahead(map(Path, photographs), self.recipe.data.policy, num_ahead=2 * size)
+        # Photographs that follow one another need not be alike: some batches' worth are sorted at a time.
+        for window in windows_of(decoded, size if size == 1 else size * BATCHES_AT_ONCE):
+            readable = [(one.image, one.number) for one in window if one.image is not None]
+            found = iter(
+                self.detect_all(
+                    [image for image, _ in readable], [number for _, number in readable], batch_size=size
+                )
+            )
+            for one in window:
+                yield one, None if one.image is None else next(found)
 
     def detect(self, image: UInt8[np.ndarray, "H W 3"], image_id: int = 0) -> Detections:
         """Detections of one RGB image, from several views of it if the recipe's evaluation says so."""
-        evaluation, transforms = self.recipe.evaluation, self.recipe.transforms
+        return self.detect_all([image], [image_id], batch_size=1)[0]
+
+    def detect_all(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        image_ids: Sequence[int],
+        *,
+        batch_size: int,
+    ) -> list[Detections]:
+        """Detections of each RGB image; those that are padded alike go through the model together."""
+        evaluation, transforms, looks = self.recipe.evaluation, self.recipe.transforms, looks_of(self.recipe)
         device = next(self.model.parameters()).device
-        views = photograph_views([image], [image_id], looks_of(self.recipe), transforms, self.categories)
-        shown = views if evaluation.tta else next(iter(views)).batch
-        return detect_batch(self.model, shown, device, evaluation)[0]
+        kinds = [padded_sizes((image.shape[0], image.shape[1]), looks, transforms) for image in images]
+        found: dict[int, Detections] = {}
+        for rows in batches_of_alike(kinds, batch_size):
+            views = photograph_views(
+                [images[row] for row in rows],
+                [image_ids[row] for row in rows],
+                looks,
+                transforms,
+                self.categories,
+            )
+            shown = views if evaluation.tta else next(iter(views)).batch
+            found |= zip(rows, detect_batch(self.model, shown, device, evaluation), strict=True)
+        return [found[row] for row in range(len(images))]
 
 
 def load_detector(folder: str | Path, *, device: torch.device | str | None = None) -> Detector:
@@ -134,6 +185,7 @@ def evaluate_run(
     *,
     max_detections: int | None = None,
     tta: str | None = None,
+    batch_size: int | None = None,
     voc: VocMetric | None = None,
     out: Path | None = None,
     num_pictures: int = 0,
@@ -141,38 +193,52 @@ def evaluate_run(
 ) -> Evaluation:
     """AP of a run's newest checkpoint on its own validation split, or on other annotations.
 
-    `tta` replaces the recipe's test-time augmentation (see `with_tta`).
+    `tta` replaces the recipe's test-time augmentation (see `with_tta`), `batch_size` how many photographs
+    pass through the model at once. Under torchrun every process calls this alike: they share the
+    photographs, and each gets the scores.
 
     Raises:
         CheckpointError: the folder is no run.
         UsageError: a limit of detections or a test-time augmentation that cannot be.
         DataError: the annotations cannot be used, or have categories that the run does not know.
     """
-    detector = with_tta(load_detector(folder), tta)
-    recipe = detector.recipe
-    changes = given(max_detections=max_detections, voc=voc)
-    recipe = vary(recipe, {f"evaluation.{name}": value for name, value in changes.items()})
-    masks = detector.model.mask_head is not None
-    if annotations is None:
-        index = open_split(recipe.data.val, "val", recipe.data, masks=masks)
-    else:
-        index = open_index(annotations, images, masks=masks, max_dropped_ratio=recipe.data.max_dropped_ratio)
-    refuse_unknown_categories(index, detector.categories)
-    # Another set's scores have a folder of their own, or they would stand under the name of the run's.
-    name = "newest" if annotations is None else f"newest_{index.digest[:12]}"
-    name += "" if tta is None else f"_tta_{fingerprint(recipe.evaluation)}"
-    where = out or folder / "evaluations" / name
-    evaluation = evaluate_detector(
-        detector.model,
-        recipe,
-        index,
-        where,
-        categories=detector.categories,
-        progress=None if report is None else lambda done: report(done, index.num_images),
-    )
-    if num_pictures:
-        draw_evaluation(detector, index, where / "pictures.png", num_pictures)
+    with joined() as world:
+        detector = world.together(lambda: with_tta(load_detector(folder), tta))
+        changes = given(max_detections=max_detections, voc=voc, batch_size=batch_size)
+        recipe = vary(detector.recipe, {f"evaluation.{name}": value for name, value in changes.items()})
+        index = world.in_turn(lambda: index_to_judge(detector, annotations, images))
+        # Another set's scores have a folder of their own, or they would stand under the name of the run's.
+        name = "newest" if annotations is None else f"newest_{index.digest[:12]}"
+        name += "" if tta is None else f"_tta_{fingerprint(recipe.evaluation)}"
+        where = out or folder / "evaluations" / name
+        total = index.num_images
+        evaluation = evaluate_detector(
+            detector.model,
+            recipe,
+            index,
+            where,
+            categories=detector.categories,
+            progress=None if report is None else lambda done: report(min(done * world.size, total), total),
+            world=world,
+        )
+        if num_pictures:
+            world.lead(lambda: draw_evaluation(detector, index, where / "pictures.png", num_pictures))
     return evaluation
+
+
+def index_to_judge(detector: Detector, annotations: Path | None, images: Path | None) -> Index:
+    """The run's own validation split, or other annotations of categories that it knows.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    data, masks = detector.recipe.data, detector.model.mask_head is not None
+    if annotations is None:
+        index = open_split(data.val, "val", data, masks=masks)
+    else:
+        index = open_index(annotations, images, masks=masks, max_dropped_ratio=data.max_dropped_ratio)
+    refuse_unknown_categories(index, detector.categories)
+    return index
 
 
 def evaluate_foreign(
@@ -202,83 +268,6 @@ def evaluate_foreign(
 def given(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def photographs_in(paths: Sequence[Path]) -> list[Path]:
-    """The photographs named, those of a named folder in the order of their names.
-
-    Raises:
-        DataError: a path that does not exist, or nothing found.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"{path}: no such photograph or folder")
-    if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: no photographs found")
-    return found
-
-
-def predict_run(
-    folder: Path,
-    images: Sequence[Path],
-    out: Path,
-    *,
-    threshold: float,
-    tta: str | None = None,
-    report: Report | None = None,
-) -> list[dict[str, Any]]:
-    """Detect in photographs; write an overlay each and `predictions.json` to the folder `out`.
-
-    `tta` replaces the recipe's test-time augmentation (see `with_tta`).
-
-    Returns:
-        For each photograph its file, overlay, size and all detections (with category id and name); the
-        overlay shows those of at least the threshold.
-
-    Raises:
-        CheckpointError: the folder is no run.
-        UsageError: a test-time augmentation that cannot be.
-        DataError: photographs that cannot be read, all of them named; the others are written.
-    """
-    detector = with_tta(load_detector(folder), tta)
-    ids = [category.id for category in detector.categories]
-    names = dict(zip(ids, detector.names, strict=True))
-    records, faults = [], []
-    photographs = photographs_in(images)
-    for number, path in enumerate(photographs):
-        try:
-            image = decode_image(path, None, detector.recipe.data.policy)
-        except DataError as error:
-            faults.append(str(error))
-            continue
-        found = detector.detect(image, number)
-        overlay = out / f"{number:04d}-{path.stem[:MAX_STEM]}.png"
-        write_picture(overlay, draw_detections(detector, image, found, threshold))
-        by_kind = results_of(found, ids, paste=detector.recipe.evaluation.paste)
-        merged = [
-            {**{key: value for result in parts for key, value in result.items() if key != "image_id"},
-             "category": names[parts[0]["category_id"]]}
-            for parts in zip(*by_kind.values(), strict=True)
-        ]  # fmt: skip
-        records.append(
-            {"file": str(path), "overlay": str(overlay), "height": found.size[0], "width": found.size[1],
-             "detections": merged}
-        )  # fmt: skip
-        if report is not None:
-            report(number + 1, len(photographs))
-    if records:
-        write_json(out / "predictions.json", records)
-    if faults:
-        rest = f", {len(records)} others are in {out / 'predictions.json'}" if records else ""
-        raise DataError(
-            f"{len(faults)} of {len(photographs)} photographs cannot be read{rest}: {'; '.join(faults)}"
-        )
-    return records
 
 
 def draw_detections(

@@ -523,7 +523,7 @@ def shown_batches(recipe: Recipe, index: Index, world: World) -> Iterator[Shown]
         "policy": recipe.data.policy,
     }
     if evaluation.tta is None:
-        return evaluation_batches(index, recipe.transforms, recipe.loader, **share)
+        return evaluation_batches(index, recipe.transforms, recipe.loader, alike=True, **share)
     return evaluation_views(index, recipe.transforms, recipe.loader, looks_of(recipe), **share)
 
 

@@ -10,7 +10,8 @@ from pycocotools.cocoeval import COCOeval
 
 from groundup.config import vary
 from groundup.data.world import WorldOptions, write_world
-from groundup.detector import evaluate_run, load_detector, predict_run
+from groundup.detector import evaluate_run, load_detector
+from groundup.prediction import predict_run
 from groundup.recipes import RECIPES
 from groundup.run import train_run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector_process import train_part
+from detector_process import evaluate_part, train_part
 from groundup.data.world import WorldOptions, write_world
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.distributed import joined
@@ -176,6 +176,14 @@ def test_two_processes_at_the_command_line_are_one_run(world, tmp_path):
         dict.fromkeys(found["image_id"] for found in two)
     )
     assert not list((tmp_path / "two").glob("**/*.draft"))
+    # Evaluated again, by one process and by two: the same batches, so the same results to the bit.
+    (metrics,) = in_processes(1, evaluate_part, tmp_path / "one", tmp_path / "by_one", fresh=True)
+    shared = in_processes(2, evaluate_part, tmp_path / "one", tmp_path / "by_two", fresh=True)
+    assert shared == [metrics, metrics]
+    assert metrics == pytest.approx(alone["metrics"])
+    for kind in ("bbox", "segm"):
+        by_one, by_two = (tmp_path / name / f"predictions.{kind}.json" for name in ("by_one", "by_two"))
+        assert by_one.read_bytes() == by_two.read_bytes()
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -276,13 +276,17 @@ def test_every_photograph_is_loaded_once_and_seen_as_plain_evaluation_sees_it(tm
     looks = plan_looks(options, (24,), 100, flip=True)
     for workers in (0, 2):
         loader = LoaderOptions(num_workers=workers)
-        plain = evaluation_batches(index, options, loader, batch_size=4)
-        shown = evaluation_views(index, options, loader, looks, batch_size=4)
-        for batch, views in zip(plain, shown, strict=True):
-            own = list(views)[2].batch
-            assert torch.equal(own.images, batch.images)
-            assert torch.equal(own.original_sizes, batch.original_sizes)
-            assert torch.equal(own.image_ids, batch.image_ids)
+        plain = evaluation_batches(index, options, loader, batch_size=1)
+        shown = [
+            list(views)[2].batch for views in evaluation_views(index, options, loader, looks, batch_size=4)
+        ]
+        assert max(own.num_images for own in shown) > 1
+        places = {int(i): (own, row) for own in shown for row, i in enumerate(own.image_ids)}
+        assert len(places) == index.num_images == sum(own.num_images for own in shown)
+        for batch in plain:
+            own, row = places[int(batch.image_ids[0])]
+            assert torch.equal(own.images[row], batch.images[0])
+            assert torch.equal(own.original_sizes[row], batch.original_sizes[0])
 
 
 def test_evaluation_takes_views_where_it_takes_batches(tmp_path):
@@ -295,7 +299,7 @@ def test_evaluation_takes_views_where_it_takes_batches(tmp_path):
     found = detect_results(
         tiny_detector(), shown, category_ids=range(NUM_CLASSES), options=options, seen=seen
     )
-    assert seen == index.image_ids.tolist()
+    assert sorted(seen) == sorted(index.image_ids.tolist())
     assert len(found["bbox"]) == len(found["segm"]) > 0
 
 

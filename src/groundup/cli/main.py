@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SHARED_COMMANDS = ("train", "evaluate")
+"""Commands that several processes carry out together under torchrun."""
 for command in (
     run_commands.recipes,
     run_commands.config,
@@ -58,11 +60,11 @@ def groundup(
     """Train object detectors from the ground up and from pre-trained weights."""
     if debug:
         os.environ["GROUNDUP_DEBUG"] = "1"
-    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in SHARED_COMMANDS:
         raise UsageError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: several processes share `groundup train` only; start "
-            f"`groundup {context.invoked_subcommand}` once, without torchrun (--processes, where there is "
-            "one, carries out several trainings at a time)"
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: several processes share "
+            f"{' and '.join(SHARED_COMMANDS)} only; start `groundup {context.invoked_subcommand}` once, "
+            "without torchrun (--processes, where there is one, carries out several trainings at a time)"
         )
 
 

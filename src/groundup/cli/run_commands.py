@@ -23,6 +23,12 @@ TTA = Annotated[
         "options such as '{scales: [120, 200], max_side: 320}'.",
     ),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", min=1, help="Photographs at once, where they are alike; default: as the recipe."
+    ),
+]
 TimeLimit = Annotated[
     float | None,
     typer.Option("--time-limit", help="Seconds after which to write a checkpoint and leave with status 75."),
@@ -124,6 +130,7 @@ def evaluate(
     pictures: Annotated[int, typer.Option(min=0, help="Photographs to draw, found beside true.")] = 0,
     max_detections: Annotated[int | None, typer.Option(help="Detections an image that AP may use.")] = None,
     tta: TTA = None,
+    batch_size: BatchSize = None,
     voc: Annotated[
         Literal["voc2007", "voc2012"] | None,
         typer.Option("--voc", help="By Pascal VOC's rules too: mean at 11 recalls, or area under the curve."),
@@ -134,6 +141,7 @@ def evaluate(
     from groundup.classification import evaluate_classifier_run, is_classifier_run
     from groundup.detector import evaluate_foreign, evaluate_run
     from groundup.engine.classify import ClassEvaluation
+    from groundup.engine.distributed import read_world
     from groundup.engine.evaluate import Evaluation
     from groundup.errors import UsageError
 
@@ -152,31 +160,42 @@ def evaluate(
             raise UsageError("--pictures shows what a run finds; with --results there is none")
         if tta is not None:
             raise UsageError("--tta is how a run looks at photographs; with --results there is none")
+        if batch_size is not None:
+            raise UsageError("--batch-size is how many photographs a run sees; with --results there is none")
+        if read_world().size > 1:
+            raise UsageError("--results are scored by one process: start it without torchrun")
         evaluation = evaluate_foreign(
             results, annotations, images, max_detections=max_detections, voc=voc, out=out
         )
     elif is_classifier:
         assert run is not None
-        if annotations is not None or pictures or any(one is not None for one in (max_detections, tta, voc)):
+        if (
+            annotations is not None
+            or pictures
+            or any(one is not None for one in (max_detections, tta, voc, batch_size))
+        ):
             raise UsageError(
                 f"{run} is a classifier, which is scored on class folders: give --images FOLDER, or nothing"
             )
-        with counting("evaluating") as report:
+        with counting("evaluating", quiet=not read_world().leads) as report:
             evaluation = evaluate_classifier_run(run, images, out=out, report=report)
     else:
         assert run is not None
-        with counting("evaluating") as report:
+        with counting("evaluating", quiet=not read_world().leads) as report:
             evaluation = evaluate_run(
                 run,
                 annotations,
                 images,
                 max_detections=max_detections,
                 tta=tta,
+                batch_size=batch_size,
                 voc=voc,
                 out=out,
                 num_pictures=pictures,
                 report=report,
             )
+    if not read_world().leads:
+        return
     if as_json:
         print_json(evaluation.to_json())
     else:
@@ -193,13 +212,16 @@ def predict(
         float, typer.Option(min=0, max=1, help="Least score that is drawn; the json holds all.")
     ] = 0.5,
     tta: TTA = None,
+    batch_size: BatchSize = None,
     as_json: Json = False,
 ) -> None:
     """Detect in photographs: an overlay each, and one json."""
-    from groundup.detector import predict_run
+    from groundup.prediction import predict_run
 
     with counting("detecting") as report:
-        found = predict_run(run, images, out, threshold=threshold, tta=tta, report=report)
+        found = predict_run(
+            run, images, out, threshold=threshold, tta=tta, batch_size=batch_size, report=report
+        )
     if as_json:
         print_json(found)
     else:

@@ -95,6 +95,12 @@ def with_margin(
     return (x1, y1, x2, y2), np.pad(np.pad(mask.pixels, inside), outside, mode="edge")
 
 
+def padded_size(size: tuple[int, int], multiple: int = PAD_MULTIPLE) -> tuple[int, int]:
+    """The least (height, width) of whole multiples that holds the size."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
 def build_batch(
     samples: Sequence[Sample], multiple: int = PAD_MULTIPLE, smallest: tuple[int, int] = (1, 1)
 ) -> Batch:
@@ -114,7 +120,7 @@ def build_batch(
     num_slots = max(1, *(len(sample.boxes) for sample in samples))
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples], dtype=torch.int64)
     limits = torch.maximum(sizes.amax(dim=0), torch.tensor(smallest))
-    height, width = (-(-side // multiple) * multiple for side in limits.tolist())
+    height, width = padded_size((int(limits[0]), int(limits[1])), multiple)
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     boxes = torch.zeros(len(samples), num_slots, 4)
     labels = torch.full((len(samples), num_slots), -1, dtype=torch.int64)

@@ -15,7 +15,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from groundup.config import Options
 from groundup.data.coco import Category
-from groundup.data.collate import build_batch, build_sample
+from groundup.data.collate import build_batch, build_sample, padded_size
 from groundup.data.copy_paste import Pasted, Picture, choose_instances, draw_donor, paste_instances
 from groundup.data.geometry import mirror_table
 from groundup.data.images import ImagePolicy, decode_image
-from groundup.data.order import image_order, sample_seed
-from groundup.data.transforms import TransformOptions, apply_transforms, training_view
+from groundup.data.order import batches_of_alike, image_order, sample_seed
+from groundup.data.transforms import TransformOptions, apply_transforms, evaluation_view, training_view
 from groundup.data.truth import Truth
 from groundup.errors import DataError, GroundupError
 from groundup.shares import Share
@@ -248,26 +248,34 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
     policy: ImagePolicy | None = None,
+    alike: bool = False,
 ) -> Iterator[Batch]:
-    """Every image once, in row order, with the evaluation geometry; the last batch may be smaller.
+    """Every image once, with the evaluation geometry; the last batch may be smaller.
 
     Args and errors are those of `train_batches`, but `batch_size` counts the images of one process. Batches
     are the same for any number of processes; each takes consecutive ones, and some may have none.
+
+    `alike` puts images together only where each is padded as it would be alone, so that what a model makes of
+    one (a group norm sees padding) does not hang on the others; without it images come in row order.
     """
-    requests = evaluation_requests(index.num_images, batch_size, rank, world_size)
+    kinds = None
+    if alike:
+        sizes = [(int(height), int(width)) for height, width in index.sizes]
+        kinds = [padded_size(evaluation_view(size, transforms).scaled) for size in sizes]
+    requests = evaluation_requests(index.num_images, batch_size, rank, world_size, kinds)
     source = BatchSource(index, transforms, policy or ImagePolicy())
     return load_batches(source, requests, options)
 
 
-def evaluation_requests(num_images: int, batch_size: int, rank: int, world_size: int) -> list[Request]:
-    """The process's consecutive part of all rows in order, so many at a time."""
-    num_batches = -(-num_images // batch_size)
-    own = range(rank * num_batches // world_size, (rank + 1) * num_batches // world_size)
-    starts = [number * batch_size for number in own]
-    groups = [tuple(range(start, min(start + batch_size, num_images))) for start in starts]
+def evaluation_requests(
+    num_images: int, batch_size: int, rank: int, world_size: int, kinds: Sequence[Hashable] | None = None
+) -> list[Request]:
+    """The process's consecutive part of all batches: rows in order, or those of equal kinds together."""
+    groups = batches_of_alike(kinds or [None] * num_images, batch_size)
+    own = slice(rank * len(groups) // world_size, (rank + 1) * len(groups) // world_size)
     return [
         Request(rows=rows, seeds=tuple(sample_seed(EVALUATION_SEED, row) for row in rows), train=False)
-        for rows in groups
+        for rows in groups[own]
     ]
 
 

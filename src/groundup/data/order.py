@@ -12,7 +12,7 @@ Legend:
     N  images in the order     K  random keys
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
@@ -100,6 +100,21 @@ def image_order(
             order = grouped_epoch_order(is_landscape, seed, epoch, group_size)
         yield from order[skip:].tolist()
         epoch, skip = epoch + 1, 0
+
+
+def batches_of_alike(kinds: Sequence[Hashable], batch_size: int) -> list[tuple[int, ...]]:
+    """Every row once, at most so many at a time and only rows of one kind together.
+
+    Rows of a kind keep their order, and kinds come in the order of their first rows.
+    """
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        rows_of.setdefault(kind, []).append(row)
+    return [
+        tuple(rows[start : start + batch_size])
+        for rows in rows_of.values()
+        for start in range(0, len(rows), batch_size)
+    ]
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from groundup.data.coco import Category
-from groundup.data.collate import build_batch, build_sample
+from groundup.data.collate import build_batch, build_sample, padded_size
 from groundup.data.geometry import mirror_table
 from groundup.data.images import ImagePolicy, decode_image
 from groundup.data.keypoints import keypoints_of
@@ -70,6 +70,17 @@ def plan_looks(
         for scale in sorted(limits)
         for is_flipped in ((False, True) if flip else (False,))
     )
+
+
+def padded_sizes(
+    size: tuple[int, int], looks: Sequence[Look], transforms: TransformOptions
+) -> tuple[tuple[int, int], ...]:
+    """(height, width) to which each look at a photograph of the size is padded where it is alone.
+
+    Photographs that agree in it can share a batch without one seeing the other: a group norm sees padding.
+    """
+    rounding = transforms.rounding
+    return tuple(padded_size(resized_size(size, look.short_side, look.max_side, rounding)) for look in looks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +177,14 @@ def evaluation_views(
     world_size: int = 1,
     policy: ImagePolicy | None = None,
 ) -> Iterator[PhotographViews]:
-    """Every photograph once, in row order, as `evaluation_batches` takes them, with all its views.
+    """Every photograph once, as `evaluation_batches` takes those that are alike, with all its views.
 
     What waits ahead are decoded photographs; the views of `batch_size` of them are made by whoever iterates.
 
     Raises:
         DataError: an unusable photograph, or a worker that died or hangs.
     """
-    requests = evaluation_requests(index.num_images, batch_size, rank, world_size)
+    sizes = [(int(height), int(width)) for height, width in index.sizes]
+    kinds = [padded_sizes(size, looks, transforms) for size in sizes]
+    requests = evaluation_requests(index.num_images, batch_size, rank, world_size, kinds)
     return load_batches(ViewSource(index, transforms, looks, policy or ImagePolicy()), requests, options)

@@ -39,7 +39,7 @@ class EvaluationOptions(Options):
     """
 
     batch_size: int = Field(default=1, ge=1)
-    """Images a batch; changes speed, and nothing else but rounding."""
+    """Images a batch, of those that are padded alike; changes speed, and nothing else but rounding."""
     precision: Precision = "fp32"
     """Autocast of the forward pass."""
     max_detections: int = Field(default=STANDARD_LIMIT["bbox"], ge=1)
@@ -159,7 +159,7 @@ def evaluate(
     `category_ids` are the ids of the labels 0, 1, ... `folder` gets predictions.bbox.json (and .segm,
     .keypoints), matches.bbox.npz (see `metrics.match_table`) and metrics.json. `progress` is
     called with the number of images done. Of several processes each brings batches of its own, the
-    first one scores the results of all, in the order of the processes, and all get the scores.
+    first one scores the results of all, in the order of the document's images, and all get the scores.
 
     Raises:
         Interrupted: `stop` is set; nothing is written.
@@ -185,9 +185,8 @@ def evaluate(
 
     def score() -> Evaluation:
         refuse_other_images(document, [image for shown, _ in parts for image in shown])
-        return evaluate_results(
-            document, join_results([part for _, part in parts]), options, folder=folder, start=start
-        )
+        results = join_results([part for _, part in parts], [image["id"] for image in document["images"]])
+        return evaluate_results(document, results, options, folder=folder, start=start)
 
     return place.lead(score)
 
@@ -207,13 +206,18 @@ def refuse_other_images(document: Document, seen: Sequence[int]) -> None:
         )
 
 
-def join_results(parts: Sequence[Mapping[Kind, Sequence[Result]]]) -> dict[Kind, list[Result]]:
-    """The results of all parts, one after the other."""
+def join_results(
+    parts: Sequence[Mapping[Kind, Sequence[Result]]], image_ids: Sequence[int]
+) -> dict[Kind, list[Result]]:
+    """The results of all parts, image by image in the order of the ids, each image's own order kept."""
     joined: dict[Kind, list[Result]] = {}
     for part in parts:
         for kind, found in part.items():
             joined.setdefault(kind, []).extend(found)
-    return joined
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    return {
+        kind: sorted(found, key=lambda result: places[result["image_id"]]) for kind, found in joined.items()
+    }
 
 
 def evaluate_results(

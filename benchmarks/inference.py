@@ -1,0 +1,338 @@
+"""Detection in one image: ours beside torchvision's with the same weights; and what a batch is worth.
+
+    python benchmarks/inference.py --out benchmarks/results/inference.json
+
+Both sides are Mask R-CNN R50-FPN with torchvision's details, 80 classes, and the same random weights:
+`frozen` has frozen BN and the plain heads (maskrcnn_resnet50_fpn), `gn` has GN everywhere and the heads
+of v2. The score threshold is set so that 400 pairs of box and class pass it, of which 100 remain; an
+untrained network's boxes are of random size, so what is pasted is too. Rows end with masks in full size
+(`pasted`; torchvision's are float32, ours bytes) or with run-length encodings, as evaluation needs them
+(`encoded`). Where the time goes is measured on one turn more of each side, whose parts are clocked.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from harness import OURS, Row, Target, parser_for, race, report
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d
+
+from groundup.allocator import keep_freed_memory
+from groundup.engine.evaluate import EvaluationOptions, detect_batch, results_of
+from groundup.models import box_head, mask_head
+from groundup.models.presets import torchvision, torchvision_v2
+from groundup.models.rcnn import RCNN, build_detector
+from groundup.models.torchvision_detectors import detector_from_torchvision
+from groundup.ops.masks import paste_masks
+from groundup.recipes import resolve_recipe
+from groundup.structures import Batch, Detections
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NUM_CLASSES = 80
+NUM_CANDIDATES = 400
+NUM_IMAGES = 8
+"""Of a turn of the rows about batches."""
+CPU = torch.device("cpu")
+OPTIONS = EvaluationOptions(paste="integer")
+PEER = "torchvision"
+SYSTEMS = {"frozen": torchvision("resnet50", "frozen_bn"), "gn": torchvision_v2("resnet50", "gn")}
+
+
+class Clock:
+    """Seconds by part; a part called by another counts for itself alone."""
+
+    def __init__(self) -> None:
+        """Begin with nothing running."""
+        self.seconds: dict[str, float] = {}
+        self.running: list[str] = []
+        self.since = time.perf_counter()
+
+    def mark(self) -> None:
+        """Count the time since the last mark for what is running."""
+        now = time.perf_counter()
+        if self.running:
+            self.seconds[self.running[-1]] = self.seconds.get(self.running[-1], 0.0) + now - self.since
+        self.since = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside under the name."""
+        self.mark()
+        self.running.append(name)
+        yield
+        self.mark()
+        self.running.pop()
+
+    def wrap(self, owner: Any, attribute: str, name: str) -> None:
+        """Count the calls of a function under the name."""
+        function = getattr(owner, attribute)
+
+        @functools.wraps(function)
+        def counted(*arguments: Any, **options: Any) -> Any:
+            with self.part(name):
+                return function(*arguments, **options)
+
+        setattr(owner, attribute, counted)
+
+
+def noise(height: int, width: int, num_images: int = 1) -> Tensor:
+    """Smooth noise, the same on both sides."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(num_images, 3, height // 16, width // 16, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (smooth * 255).to(torch.uint8)
+
+
+def batch_of(images: Tensor) -> Batch:
+    num, _, height, width = images.shape
+    sizes = torch.tensor([[height, width]] * num)
+    return Batch(
+        images=images,
+        sizes=sizes,
+        original_sizes=sizes,
+        boxes=torch.zeros(num, 1, 4),
+        labels=torch.full((num, 1), -1),
+        masks=None,
+        keypoints=None,
+        image_ids=torch.arange(num),
+        seeds=torch.arange(num),
+    )
+
+
+def build_theirs(system: str) -> MaskRCNN:
+    """torchvision's model with random weights, made bolder, for from scratch all scores are alike."""  # noqa: D403
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d if system == "frozen" else functools.partial(nn.GroupNorm, 32)
+    heads = {}
+    if system == "frozen":
+        backbone = _resnet_fpn_extractor(resnet50(norm_layer=norm), 5)
+    else:
+        backbone = _resnet_fpn_extractor(resnet50(norm_layer=norm), 5, norm_layer=norm)
+        channels = backbone.out_channels
+        heads = {
+            "rpn_head": RPNHead(channels, 3, conv_depth=2),
+            "box_head": FastRCNNConvFCHead((channels, 7, 7), [256] * 4, [1024], norm_layer=norm),
+            "mask_head": MaskRCNNHeads(channels, [256] * 4, 1, norm_layer=norm),
+        }
+    model = MaskRCNN(backbone, num_classes=NUM_CLASSES + 1, **heads)
+    model.transform = GeneralizedRCNNTransform(800, 1333, MEAN, STD, _skip_resize=True)
+    with torch.no_grad():
+        for norm_of in model.modules():
+            if isinstance(norm_of, FrozenBatchNorm2d):
+                norm_of.running_var.fill_(2.0)  # random convolutions would grow without end
+        model.rpn.head.cls_logits.weight.mul_(3)
+        model.rpn.head.bbox_pred.weight.mul_(3)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(5)
+    return model.eval()
+
+
+def build_ours(system: str, theirs: MaskRCNN) -> RCNN:
+    """Our model with their weights."""
+    model = build_detector(SYSTEMS[system], num_classes=NUM_CLASSES, pixel_mean=MEAN, pixel_std=STD)
+    state = {
+        name: values
+        for name, values in detector_from_torchvision(theirs.state_dict()).items()
+        if not name.endswith("num_batches_tracked")
+    }
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@torch.inference_mode()
+def threshold_of(model: RCNN, batch: Batch) -> float:
+    """The score that so many pairs of box and class exceed."""
+    head = model.box_head
+    kept, head.options = head.options, head.options.model_copy(update={"score_threshold": 0.0})
+    _, found = model.find(batch)
+    head.options = kept
+    return float(found.scores.topk(NUM_CANDIDATES + 1).values[-1])
+
+
+def with_threshold(model: RCNN, batch: Batch) -> RCNN:
+    threshold = threshold_of(model, batch)
+    model.box_head.options = model.box_head.options.model_copy(update={"score_threshold": threshold})
+    return model
+
+
+def encode(found: Detections) -> list[Any]:
+    return results_of(found, range(NUM_CLASSES), paste=OPTIONS.paste)["segm"]
+
+
+def paste(found: Detections) -> Tensor:
+    assert found.masks is not None
+    return paste_masks(found.masks, found.boxes, found.size, kind=OPTIONS.paste)
+
+
+FINISH = {"pasted": paste, "encoded": encode}
+
+
+def ours(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
+    """A turn of ours, as the command line has it."""
+    keep_freed_memory()
+    batch = batch_of(noise(height, width))
+    model = with_threshold(build_ours(system, build_theirs(system)), batch)
+
+    def turn() -> int:
+        (found,) = detect_batch(model, batch, CPU, OPTIONS)
+        return len(FINISH[finish](found))
+
+    return turn
+
+
+def theirs(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
+    """A turn of torchvision's; encodings as its reference scripts make them."""
+    images = noise(height, width)
+    model = build_theirs(system)
+    model.roi_heads.score_thresh = threshold_of(build_ours(system, model), batch_of(images))
+
+    @torch.inference_mode()
+    def turn() -> int:
+        (found,) = model([images[0] / 255])
+        if finish == "pasted":
+            return len(found["masks"])
+        masks = (found["masks"] > 0.5).numpy()  # Source: torchvision, references/detection/coco_eval.py
+        return len(
+            [coco_mask.encode(np.array(mask[0, :, :, None], np.uint8, order="F"))[0] for mask in masks]
+        )
+
+    return turn
+
+
+def parts_of_ours(system: str, height: int, width: int) -> dict[str, float]:
+    """Seconds of the parts of one image."""
+    clock, batch = Clock(), batch_of(noise(height, width))
+    model = with_threshold(build_ours(system, build_theirs(system)), batch)
+    detect_batch(model, batch, CPU, OPTIONS)
+    clock.wrap(model.backbone, "forward", "backbone")
+    clock.wrap(model.fpn, "forward", "FPN")
+    clock.wrap(model.rpn, "forward", "RPN head")
+    clock.wrap(model.rpn, "propose", "proposals")
+    clock.wrap(model, "roi_maps", "RoIAlign")
+    for module in (box_head, mask_head):
+        clock.wrap(module, "pool_rois", "RoIAlign")
+    clock.wrap(model.box_head, "forward", "box head")
+    clock.wrap(model.mask_head, "forward", "mask head")
+    with clock.part("rest"):
+        (found,) = detect_batch(model, batch, CPU, OPTIONS)
+        with clock.part("paste"):
+            paste(found)
+        with clock.part("paste and encode"):
+            encode(found)
+    return clock.seconds
+
+
+def parts_of_theirs(system: str, height: int, width: int) -> dict[str, float]:
+    """Seconds of the parts of one image."""
+    clock, images = Clock(), noise(height, width)
+    model = build_theirs(system)
+    model.roi_heads.score_thresh = threshold_of(build_ours(system, model), batch_of(images))
+    for owner, name in (
+        (model.backbone.body, "backbone"),
+        (model.backbone.fpn, "FPN"),
+        (model.rpn.head, "RPN head"),
+        (model.rpn, "proposals"),
+        (model.roi_heads.box_roi_pool, "RoIAlign"),
+        (model.roi_heads.box_head, "box head"),
+        (model.roi_heads.box_predictor, "box head"),
+        (model.roi_heads.mask_roi_pool, "RoIAlign"),
+        (model.roi_heads.mask_head, "mask head"),
+        (model.roi_heads.mask_predictor, "mask head"),
+    ):
+        clock.wrap(owner, "forward", name)
+    clock.wrap(model.transform, "postprocess", "paste")
+    with torch.inference_mode(), clock.part("rest"):
+        model([images[0] / 255])
+    return clock.seconds
+
+
+def batches(recipe: str, height: int, width: int, batch_size: int) -> Callable[[], Any]:
+    """A turn of some images in batches, from pixels to encodings."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    options = resolve_recipe(recipe, []).model
+    model = build_detector(options, num_classes=NUM_CLASSES, pixel_mean=MEAN, pixel_std=STD).eval()
+    with torch.no_grad():
+        model.rpn.objectness.weight.mul_(10)
+        model.box_head.classes.weight.mul_(5)
+    images = noise(height, width, NUM_IMAGES)
+    with_threshold(model, batch_of(images[:1]))
+
+    def turn() -> int:
+        return sum(
+            len(encode(found))
+            for part in images.split(batch_size)
+            for found in detect_batch(model, batch_of(part), CPU, OPTIONS)
+        )
+
+    return turn
+
+
+def pairs(arguments: Any, sizes: list[tuple[int, int]], finishes: tuple[str, ...]) -> Iterator[Row]:
+    """Ours and torchvision's."""
+    for system in SYSTEMS:
+        for height, width in sizes:
+            for finish in finishes:
+                words = (system, height, width, finish)
+                print(*words, flush=True)
+                sides = race(
+                    {OURS: partial(ours, *words), PEER: partial(theirs, *words)}, turns=arguments.turns or 3
+                )
+                yield Row(
+                    name=f"{system} {height}x{width}, {finish}",
+                    sides=sides,
+                    target=Target(at_least=1.0, against=PEER),
+                    facts={
+                        "found": {name: side.found for name, side in sides.items()},
+                        "parts": {
+                            OURS: parts_of_ours(system, height, width),
+                            PEER: parts_of_theirs(system, height, width),
+                        },
+                    },
+                )
+
+
+def batch_rows(arguments: Any, cases: list[tuple[str, int, int]]) -> Iterator[Row]:
+    """Ours alone, one image at a time and several."""
+    for recipe, height, width in cases:
+        print(recipe, height, width, flush=True)
+        sides = {OURS: partial(batches, recipe, height, width, 1)}
+        sides |= {f"batch of {n}": partial(batches, recipe, height, width, n) for n in (2, 4, 8)}
+        yield Row(
+            name=f"{recipe} {height}x{width}, alone against batches",
+            sides=race(sides, turns=arguments.turns or 3),
+            amount=NUM_IMAGES,
+        )
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--only", choices=["peers", "batches"])
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    if arguments.only != "batches":
+        sizes = [(320, 480)] if arguments.quick else [(320, 480), (800, 1216)]
+        rows += pairs(arguments, sizes, ("pasted",) if arguments.quick else ("pasted", "encoded"))
+    if arguments.only != "peers":
+        cases = [("tiny_mask_rcnn_lite0", 160, 224), ("tiny_mask_rcnn_lite0", 320, 416)]
+        rows += batch_rows(
+            arguments, cases if arguments.quick else [*cases, ("mask_rcnn_r50_fpn_gn", 480, 640)]
+        )
+    report("inference", rows, arguments)
+
+
+if __name__ == "__main__":
+    main()
