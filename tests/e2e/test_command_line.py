@@ -13,6 +13,7 @@ import cv2
 import pytest
 import torch
 
+from command_line import groundup
 from groundup.data.world import WorldOptions, write_world
 from groundup.detector import load_detector, with_tta
 
@@ -20,17 +21,7 @@ WORLD = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, ma
                      min_size=0.3, max_distractors=0, crowd_ratio=0.0)  # fmt: skip
 
 
-def groundup(*arguments, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "groundup.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-        **options,
-    )
+PROCESS = [sys.executable, "-m", "groundup.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +116,13 @@ def test_a_mistake_is_one_line_and_its_status(words, status, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.strip().count("\n") == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_its_own_ends_alike(tmp_path):
+    words = ["predict", "absent", "a.jpg"]
+    alone = subprocess.run([*PROCESS, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    here = groundup(*words, cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_the_data_commands_describe_a_world(world, tmp_path):
@@ -285,8 +283,7 @@ def test_a_stopped_run_goes_on_with_the_same_command_to_the_same_bits(run, world
         "--out",
         str(folder),
     ]
-    command = [sys.executable, "-m", "groundup.cli.main", *words]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([*PROCESS, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     log = folder / "log.jsonl"
     deadline = time.monotonic() + 120

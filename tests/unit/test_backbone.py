@@ -184,3 +184,27 @@ def test_a_copy_freezes_its_own_stages():
     copied.freeze(5)
     assert not any(p.requires_grad for p in copied.parameters())
     assert all(p.requires_grad for p in original.parameters())
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_the_layout_of_a_depthwise_backbone_changes_nothing_but_rounding(norm):
+    backbone = built("tf_efficientnet_lite0", norm)
+    assert backbone.is_depthwise
+    assert not built("resnet18").is_depthwise
+    images = torch.cat([image(96, 128), -image(96, 128)])
+    found = []
+    for is_depthwise in (True, False):
+        copied = copy.deepcopy(backbone)
+        copied.is_depthwise = is_depthwise
+        maps = copied(images)
+        assert all(one.is_contiguous() for one in maps)
+        sum(one.square().mean() for one in maps).backward()
+        found.append((maps, [weight.grad for weight in copied.parameters()]))
+    for ours, plain in zip(*(maps for maps, _ in found), strict=True):
+        assert (ours - plain).norm() <= 1e-3 * plain.norm()
+    for (name, weight), ours, plain in zip(
+        backbone.named_parameters(), *(gradients for _, gradients in found), strict=True
+    ):
+        # Statistics over the few places of the coarsest map let rounding grow.
+        assert (ours - plain).norm() <= 1e-2 * plain.norm() + 1e-6, name
+        assert weight.is_contiguous(), name

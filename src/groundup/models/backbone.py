@@ -105,10 +105,19 @@ class Backbone(nn.Module):
         fine-tuning stands (paper.md 1.4)."""
         self.num_frozen = 0
         """Stages, stem first, that do not learn."""
+        self.is_depthwise = has_depthwise(body)
+        """Whether it computes with the channels of a place side by side on a CPU."""
 
     @part("backbone")
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """The features of normalised images whose sides are multiples of 32."""
+        # oneDNN's depthwise convolutions are faster in channels-last: 1.16 times the speed of the whole
+        # backbone forward and 1.3 times with backward (EfficientNet-Lite0, MobileNetV2), to the same bits
+        # forward. Dense ones gain little on small images and lose a third on large ones (peers.md 1), so
+        # they and the neck stay as they are. Weights stay too: the input's layout decides.
+        if self.is_depthwise and images.device.type == "cpu":
+            maps = self.body(images.contiguous(memory_format=torch.channels_last))
+            return [one.contiguous() for one in maps]
         return list(self.body(images))
 
     def freeze(self, num_stages: int) -> None:
@@ -137,6 +146,13 @@ class Backbone(nn.Module):
             for module in stage:
                 module.eval()
         return self
+
+
+def has_depthwise(body: nn.Module) -> bool:
+    """Whether some convolution sees each channel by itself."""
+    return any(
+        isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in body.modules()
+    )
 
 
 def build_backbone(options: BackboneOptions, strides: Sequence[int] = STRIDES) -> Backbone:
