@@ -1,13 +1,14 @@
 """Detection in one image: ours beside torchvision's with the same weights; and what a batch is worth.
 
     python benchmarks/inference.py --out benchmarks/results/inference.json
+    python benchmarks/inference.py --batches --out benchmarks/results/inference_batches.json
 
 Both sides are Mask R-CNN R50-FPN with torchvision's details, 80 classes, and the same random weights:
 `frozen` has frozen BN and the plain heads (maskrcnn_resnet50_fpn), `gn` has GN everywhere and the heads
 of v2. The score threshold is set so that 400 pairs of box and class pass it, of which 100 remain; an
 untrained network's boxes are of random size, so what is pasted is too. Rows end with masks in full size
 (`pasted`; torchvision's are float32, ours bytes) or with run-length encodings, as evaluation needs them
-(`encoded`). Where the time goes is measured on one turn more of each side, whose parts are clocked.
+(`encoded`). The parts of the last turn of each side are kept.
 """
 
 import functools
@@ -44,8 +45,7 @@ from groundup.structures import Batch, Detections
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_CLASSES = 80
 NUM_CANDIDATES = 400
-NUM_IMAGES = 8
-"""Of a turn of the rows about batches."""
+BATCH_SIZES = (2, 4, 8)
 CPU = torch.device("cpu")
 OPTIONS = EvaluationOptions(paste="integer")
 PEER = "torchvision"
@@ -181,42 +181,11 @@ FINISH = {"pasted": paste, "encoded": encode}
 
 
 def ours(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
-    """A turn of ours, as the command line has it."""
+    """A turn of ours, as the command line has it; it gives the seconds of its parts."""
     keep_freed_memory()
     batch = batch_of(noise(height, width))
     model = with_threshold(build_ours(system, build_theirs(system)), batch)
-
-    def turn() -> int:
-        (found,) = detect_batch(model, batch, CPU, OPTIONS)
-        return len(FINISH[finish](found))
-
-    return turn
-
-
-def theirs(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
-    """A turn of torchvision's; encodings as its reference scripts make them."""
-    images = noise(height, width)
-    model = build_theirs(system)
-    model.roi_heads.score_thresh = threshold_of(build_ours(system, model), batch_of(images))
-
-    @torch.inference_mode()
-    def turn() -> int:
-        (found,) = model([images[0] / 255])
-        if finish == "pasted":
-            return len(found["masks"])
-        masks = (found["masks"] > 0.5).numpy()  # Source: torchvision, references/detection/coco_eval.py
-        return len(
-            [coco_mask.encode(np.array(mask[0, :, :, None], np.uint8, order="F"))[0] for mask in masks]
-        )
-
-    return turn
-
-
-def parts_of_ours(system: str, height: int, width: int) -> dict[str, float]:
-    """Seconds of the parts of one image."""
-    clock, batch = Clock(), batch_of(noise(height, width))
-    model = with_threshold(build_ours(system, build_theirs(system)), batch)
-    detect_batch(model, batch, CPU, OPTIONS)
+    clock = Clock()
     clock.wrap(model.backbone, "forward", "backbone")
     clock.wrap(model.fpn, "forward", "FPN")
     clock.wrap(model.rpn, "forward", "RPN head")
@@ -226,20 +195,24 @@ def parts_of_ours(system: str, height: int, width: int) -> dict[str, float]:
         clock.wrap(module, "pool_rois", "RoIAlign")
     clock.wrap(model.box_head, "forward", "box head")
     clock.wrap(model.mask_head, "forward", "mask head")
-    with clock.part("rest"):
-        (found,) = detect_batch(model, batch, CPU, OPTIONS)
-        with clock.part("paste"):
-            paste(found)
-        with clock.part("paste and encode"):
-            encode(found)
-    return clock.seconds
+
+    def turn() -> dict[str, Any]:
+        clock.seconds.clear()
+        with clock.part("rest"):
+            (found,) = detect_batch(model, batch, CPU, OPTIONS)
+            with clock.part(finish):
+                num_found = len(FINISH[finish](found))
+        return {"found": num_found, "parts": dict(clock.seconds)}
+
+    return turn
 
 
-def parts_of_theirs(system: str, height: int, width: int) -> dict[str, float]:
-    """Seconds of the parts of one image."""
-    clock, images = Clock(), noise(height, width)
+def theirs(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
+    """A turn of torchvision's; encodings as its reference scripts make them."""
+    images = noise(height, width)
     model = build_theirs(system)
     model.roi_heads.score_thresh = threshold_of(build_ours(system, model), batch_of(images))
+    clock = Clock()
     for owner, name in (
         (model.backbone.body, "backbone"),
         (model.backbone.fpn, "FPN"),
@@ -253,13 +226,28 @@ def parts_of_theirs(system: str, height: int, width: int) -> dict[str, float]:
         (model.roi_heads.mask_predictor, "mask head"),
     ):
         clock.wrap(owner, "forward", name)
-    clock.wrap(model.transform, "postprocess", "paste")
-    with torch.inference_mode(), clock.part("rest"):
-        model([images[0] / 255])
-    return clock.seconds
+    clock.wrap(model.transform, "postprocess", finish)
+
+    @torch.inference_mode()
+    def turn() -> dict[str, Any]:
+        clock.seconds.clear()
+        with clock.part("rest"):
+            (found,) = model([images[0] / 255])
+            if finish == "encoded":
+                with clock.part(finish):
+                    encode_bitmaps(found["masks"])
+        return {"found": len(found["masks"]), "parts": dict(clock.seconds)}
+
+    return turn
 
 
-def batches(recipe: str, height: int, width: int, batch_size: int) -> Callable[[], Any]:
+def encode_bitmaps(masks: Tensor) -> list[Any]:
+    """Encodings of masks in full size. Source: torchvision, references/detection/coco_eval.py."""
+    bitmaps = (masks > 0.5).numpy()
+    return [coco_mask.encode(np.array(one[0, :, :, None], np.uint8, order="F"))[0] for one in bitmaps]
+
+
+def batches(recipe: str, height: int, width: int, batch_size: int, num_images: int) -> Callable[[], Any]:
     """A turn of some images in batches, from pixels to encodings."""
     keep_freed_memory()
     torch.manual_seed(0)
@@ -268,7 +256,7 @@ def batches(recipe: str, height: int, width: int, batch_size: int) -> Callable[[
     with torch.no_grad():
         model.rpn.objectness.weight.mul_(10)
         model.box_head.classes.weight.mul_(5)
-    images = noise(height, width, NUM_IMAGES)
+    images = noise(height, width, num_images)
     with_threshold(model, batch_of(images[:1]))
 
     def turn() -> int:
@@ -281,57 +269,51 @@ def batches(recipe: str, height: int, width: int, batch_size: int) -> Callable[[
     return turn
 
 
-def pairs(arguments: Any, sizes: list[tuple[int, int]], finishes: tuple[str, ...]) -> Iterator[Row]:
+def pairs(turns: int, cases: list[tuple[int, int, str]]) -> Iterator[Row]:
     """Ours and torchvision's."""
     for system in SYSTEMS:
-        for height, width in sizes:
-            for finish in finishes:
-                words = (system, height, width, finish)
-                print(*words, flush=True)
-                sides = race(
-                    {OURS: partial(ours, *words), PEER: partial(theirs, *words)}, turns=arguments.turns or 3
-                )
-                yield Row(
-                    name=f"{system} {height}x{width}, {finish}",
-                    sides=sides,
-                    target=Target(at_least=1.0, against=PEER),
-                    facts={
-                        "found": {name: side.found for name, side in sides.items()},
-                        "parts": {
-                            OURS: parts_of_ours(system, height, width),
-                            PEER: parts_of_theirs(system, height, width),
-                        },
-                    },
-                )
+        for height, width, finish in cases:
+            words = (system, height, width, finish)
+            print(*words, flush=True)
+            sides = race({OURS: partial(ours, *words), PEER: partial(theirs, *words)}, turns=turns)
+            yield Row(
+                name=f"{system} {height}x{width}, {finish}",
+                sides=sides,
+                target=Target(at_least=1.0, against=PEER),
+                facts={name: side.found for name, side in sides.items()},
+            )
 
 
-def batch_rows(arguments: Any, cases: list[tuple[str, int, int]]) -> Iterator[Row]:
+def batch_rows(turns: int, cases: list[tuple[str, int, int, int]]) -> Iterator[Row]:
     """Ours alone, one image at a time and several."""
-    for recipe, height, width in cases:
+    for recipe, height, width, num_images in cases:
         print(recipe, height, width, flush=True)
-        sides = {OURS: partial(batches, recipe, height, width, 1)}
-        sides |= {f"batch of {n}": partial(batches, recipe, height, width, n) for n in (2, 4, 8)}
+        sizes = [size for size in BATCH_SIZES if size <= num_images]
+        sides = {
+            f"batch of {size}": partial(batches, recipe, height, width, size, num_images) for size in sizes
+        }
+        sides = {OURS: partial(batches, recipe, height, width, 1, num_images), **sides}
         yield Row(
-            name=f"{recipe} {height}x{width}, alone against batches",
-            sides=race(sides, turns=arguments.turns or 3),
-            amount=NUM_IMAGES,
+            name=f"{recipe} {height}x{width}, one by one against batches",
+            sides=race(sides, turns=turns),
+            amount=num_images,
         )
 
 
 def main() -> None:
     parser = parser_for(__doc__)
-    parser.add_argument("--only", choices=["peers", "batches"])
+    parser.add_argument(
+        "--batches", action="store_true", help="ours in batches, instead of ours and its peer"
+    )
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    if arguments.only != "batches":
-        sizes = [(320, 480)] if arguments.quick else [(320, 480), (800, 1216)]
-        rows += pairs(arguments, sizes, ("pasted",) if arguments.quick else ("pasted", "encoded"))
-    if arguments.only != "peers":
-        cases = [("tiny_mask_rcnn_lite0", 160, 224), ("tiny_mask_rcnn_lite0", 320, 416)]
-        rows += batch_rows(
-            arguments, cases if arguments.quick else [*cases, ("mask_rcnn_r50_fpn_gn", 480, 640)]
-        )
-    report("inference", rows, arguments)
+    turns = arguments.turns or 2
+    if arguments.batches:
+        cases = [("tiny_mask_rcnn_lite0", 160, 224, 8), ("tiny_mask_rcnn_lite0", 320, 416, 8)]
+        cases += [] if arguments.quick else [("mask_rcnn_r50_fpn_gn", 480, 640, 4)]
+        report("inference_batches", list(batch_rows(turns, cases)), arguments)
+        return
+    small, large = [(320, 480, "pasted"), (320, 480, "encoded")], [(800, 1216, "pasted")]
+    report("inference", list(pairs(turns, small if arguments.quick else small + large)), arguments)
 
 
 if __name__ == "__main__":

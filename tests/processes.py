@@ -26,8 +26,9 @@ PATIENCE = 400
 """Seconds after which processes that do not end are a failure."""
 
 
-PRELOADED = ["small_training", "torch._dynamo"]
-"""What the server imports once. The optimizer imports torch._dynamo when first made, which takes seconds."""
+PRELOADED = ["small_training", "torch._dynamo", "detector_process", "timm", "torchvision.ops"]
+"""What the server imports once, which takes seconds; the last ones are imported when a detector is built, and
+torch._dynamo when an optimizer is."""
 
 
 def fresh_context():

@@ -2,13 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
+from command_line import groundup
 from groundup import classification
 from groundup.classification import ClassifierRecipe, evaluate_classifier_run, train_classifier_run
 from groundup.config import differences, override, plain, read_tree
@@ -117,42 +116,31 @@ def test_a_finished_run_is_judged_again_alike(learnt, tmp_path):
     assert found.lines()[0].startswith("top-1")
 
 
-COMMANDS = """
-import json, sys
-from typer.testing import CliRunner
-from groundup.cli.main import app
-found = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
-print(json.dumps([[one.exit_code, one.stdout, str(one.exception)] for one in found]))
-"""
-"""Several commands in one process, which imports torch once."""
-
-
 def test_the_command_line_tells_a_classifier_from_a_detector(learnt, folders):
     folder, _, result = learnt
     bad = folders.val.parent / "bad"
     (bad / "a").mkdir(parents=True)
     (bad / "a" / "1.jpg").write_bytes(b"no picture")
     data = [f"data.train={folders.train}", f"data.val={folders.val}"]
-    commands = [
-        ["evaluate", str(folder), "--json"],
-        ["evaluate", str(folder), "--pictures", "2"],
-        ["config", "tiny_classifier"],
-        ["config", "tiny_classifier", "--init"],
-        ["train", "tiny_classifier", *data, "--dry-run"],
-        ["data", "stats", str(folders.train)],
-        ["data", "check", str(bad)],
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)], capture_output=True, text=True, check=True
+    judged, drawn, config, init, plan, stats, checked = (
+        groundup(*words)
+        for words in (
+            ["evaluate", folder, "--json"],
+            ["evaluate", folder, "--pictures", 2],
+            ["config", "tiny_classifier"],
+            ["config", "tiny_classifier", "--init"],
+            ["train", "tiny_classifier", *data, "--dry-run"],
+            ["data", "stats", folders.train],
+            ["data", "check", bad],
+        )
     )
-    judged, drawn, config, init, plan, stats, checked = json.loads(done.stdout)
-    assert json.loads(judged[1])["metrics"] == pytest.approx(result["metrics"])
-    assert "scored on class folders" in drawn[2]
-    assert "task: classification" in config[1]
-    assert "head.fc" in init[1]
-    assert "train      256 images" in plan[1]
-    assert "256 in 2 classes" in stats[1]
-    assert (checked[0], "bad/a/1.jpg" in checked[1]) == (3, True)
+    assert json.loads(judged.stdout)["metrics"] == pytest.approx(result["metrics"])
+    assert "scored on class folders" in drawn.stderr
+    assert "task: classification" in config.stdout
+    assert "head.fc" in init.stdout
+    assert "train      256 images" in plan.stdout
+    assert "256 in 2 classes" in stats.stdout
+    assert (checked.returncode, "bad/a/1.jpg" in checked.stdout) == (3, True)
 
 
 def test_a_stopped_run_goes_on_to_the_bits_of_one_that_was_not(folders, tmp_path, monkeypatch):
