@@ -20,15 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import OURS, Row, Target, parser_for, race, report
 from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet50
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -41,14 +37,15 @@ from groundup.models.torchvision_detectors import detector_from_torchvision
 from groundup.ops.masks import paste_masks
 from groundup.recipes import resolve_recipe
 from groundup.structures import Batch, Detections
+from harness import OURS, Row, Target, parser_for, race, report
+from pictures import NUM_CLASSES, build_batch
+from training_step import PEER, build_gn_peer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NUM_CLASSES = 80
 NUM_CANDIDATES = 400
 BATCH_SIZES = (2, 4, 8)
 CPU = torch.device("cpu")
 OPTIONS = EvaluationOptions(paste="integer")
-PEER = "torchvision"
 SYSTEMS = {"frozen": torchvision("resnet50", "frozen_bn"), "gn": torchvision_v2("resnet50", "gn")}
 
 
@@ -89,12 +86,9 @@ class Clock:
         setattr(owner, attribute, counted)
 
 
-def noise(height: int, width: int, num_images: int = 1) -> Tensor:
-    """Smooth noise, the same on both sides."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(num_images, 3, height // 16, width // 16, generator=generator)
-    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    return (smooth * 255).to(torch.uint8)
+def photographs(height: int, width: int, num_images: int = 1) -> Tensor:
+    """Photographs, or drawn scenes, cut to one size; the same on both sides."""
+    return build_batch(height, width, num_images).images
 
 
 def batch_of(images: Tensor) -> Batch:
@@ -116,20 +110,12 @@ def batch_of(images: Tensor) -> Batch:
 def build_theirs(system: str) -> MaskRCNN:
     """torchvision's model with random weights, made bolder, for from scratch all scores are alike."""  # noqa: D403
     torch.manual_seed(0)
-    norm = FrozenBatchNorm2d if system == "frozen" else functools.partial(nn.GroupNorm, 32)
-    heads = {}
-    if system == "frozen":
-        backbone = _resnet_fpn_extractor(resnet50(norm_layer=norm), 5)
+    if system == "gn":
+        model = build_gn_peer()
     else:
-        backbone = _resnet_fpn_extractor(resnet50(norm_layer=norm), 5, norm_layer=norm)
-        channels = backbone.out_channels
-        heads = {
-            "rpn_head": RPNHead(channels, 3, conv_depth=2),
-            "box_head": FastRCNNConvFCHead((channels, 7, 7), [256] * 4, [1024], norm_layer=norm),
-            "mask_head": MaskRCNNHeads(channels, [256] * 4, 1, norm_layer=norm),
-        }
-    model = MaskRCNN(backbone, num_classes=NUM_CLASSES + 1, **heads)
-    model.transform = GeneralizedRCNNTransform(800, 1333, MEAN, STD, _skip_resize=True)
+        backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 5)
+        model = MaskRCNN(backbone, num_classes=NUM_CLASSES + 1)
+        model.transform = GeneralizedRCNNTransform(800, 1333, MEAN, STD)
     with torch.no_grad():
         for norm_of in model.modules():
             if isinstance(norm_of, FrozenBatchNorm2d):
@@ -183,7 +169,7 @@ FINISH = {"pasted": paste, "encoded": encode}
 def ours(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
     """A turn of ours, as the command line has it; it gives the seconds of its parts."""
     keep_freed_memory()
-    batch = batch_of(noise(height, width))
+    batch = batch_of(photographs(height, width))
     model = with_threshold(build_ours(system, build_theirs(system)), batch)
     clock = Clock()
     clock.wrap(model.backbone, "forward", "backbone")
@@ -209,8 +195,9 @@ def ours(system: str, height: int, width: int, finish: str) -> Callable[[], Any]
 
 def theirs(system: str, height: int, width: int, finish: str) -> Callable[[], Any]:
     """A turn of torchvision's; encodings as its reference scripts make them."""
-    images = noise(height, width)
+    images = photographs(height, width)
     model = build_theirs(system)
+    model.transform.min_size, model.transform.max_size = (min(height, width),), max(height, width)
     model.roi_heads.score_thresh = threshold_of(build_ours(system, model), batch_of(images))
     clock = Clock()
     for owner, name in (
@@ -256,7 +243,7 @@ def batches(recipe: str, height: int, width: int, batch_size: int, num_images: i
     with torch.no_grad():
         model.rpn.objectness.weight.mul_(10)
         model.box_head.classes.weight.mul_(5)
-    images = noise(height, width, num_images)
+    images = photographs(height, width, num_images)
     with_threshold(model, batch_of(images[:1]))
 
     def turn() -> int:

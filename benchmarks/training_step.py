@@ -69,8 +69,8 @@ def build_ours(batch: Batch, **changes: Any) -> RCNN:
     return model.train()
 
 
-def build_peer(batch: Batch) -> MaskRCNN:
-    """torchvision's v2 with GN where its builder puts BN."""  # noqa: D403
+def build_gn_peer() -> MaskRCNN:
+    """torchvision's v2 with GN where its builder puts BN, for photographs of their size."""  # noqa: D403
     norm = functools.partial(nn.GroupNorm, 32)
     backbone = _resnet_fpn_extractor(resnet50(norm_layer=norm), 5, norm_layer=norm)
     channels = backbone.out_channels
@@ -84,6 +84,12 @@ def build_peer(batch: Batch) -> MaskRCNN:
     model.transform = GeneralizedRCNNTransform(
         800, 1333, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], _skip_resize=True
     )
+    return model
+
+
+def build_peer(batch: Batch) -> MaskRCNN:
+    """torchvision's model that learns from boxes near the truth."""  # noqa: D403
+    model = build_gn_peer()
     forced, rpn = near_truth(batch.boxes), model.rpn.forward
 
     def with_forced(*arguments: Any) -> Any:

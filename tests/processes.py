@@ -18,7 +18,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import timm  # noqa: F401 - this and the next two are imported late, each child would need seconds for them
 import torch
+import torch._dynamo  # the optimizer imports it when first made
+import torchvision.ops  # noqa: F401
 
 from groundup.errors import GroundupError
 
@@ -27,8 +30,7 @@ PATIENCE = 400
 
 
 PRELOADED = ["small_training", "torch._dynamo", "detector_process", "timm", "torchvision.ops"]
-"""What the server imports once, which takes seconds; the last ones are imported when a detector is built, and
-torch._dynamo when an optimizer is."""
+"""What the server imports once, which takes seconds."""
 
 
 def fresh_context():

@@ -19,7 +19,7 @@ FIGURES = WorldOptions(
     forms=("figure",), textures=("dots",), min_side=96, max_side=96, max_objects=2, min_size=0.5,
     max_distractors=0, crowd_ratio=0.0,
 )  # fmt: skip
-IMAGES = 200
+IMAGES = 120
 
 
 @pytest.fixture(scope="module")
