@@ -29,7 +29,7 @@ PATIENCE = 400
 """Seconds after which processes that do not end are a failure."""
 
 
-PRELOADED = ["small_training", "torch._dynamo", "detector_process", "timm", "torchvision.ops"]
+PRELOADED = ["small_training", "torch._dynamo", "detector_process", "command_line", "timm", "torchvision.ops"]
 """What the server imports once, which takes seconds."""
 
 

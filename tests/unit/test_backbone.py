@@ -198,13 +198,13 @@ def test_the_layout_of_a_depthwise_backbone_changes_nothing_but_rounding(norm):
         copied.is_depthwise = is_depthwise
         maps = copied(images)
         assert all(one.is_contiguous() for one in maps)
-        sum(one.square().mean() for one in maps).backward()
+        # Gradients with fixed statistics: through those of the coarsest map's few places rounding grows.
+        sum(one.square().mean() for one in copied.eval()(images)).backward()
         found.append((maps, [weight.grad for weight in copied.parameters()]))
     for ours, plain in zip(*(maps for maps, _ in found), strict=True):
         assert (ours - plain).norm() <= 1e-3 * plain.norm()
     for (name, weight), ours, plain in zip(
         backbone.named_parameters(), *(gradients for _, gradients in found), strict=True
     ):
-        # Statistics over the few places of the coarsest map let rounding grow.
         assert (ours - plain).norm() <= 1e-2 * plain.norm() + 1e-6, name
         assert weight.is_contiguous(), name
