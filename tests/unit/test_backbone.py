@@ -191,20 +191,19 @@ def test_the_layout_of_a_depthwise_backbone_changes_nothing_but_rounding(norm):
     backbone = built("tf_efficientnet_lite0", norm)
     assert backbone.is_depthwise
     assert not built("resnet18").is_depthwise
-    images = torch.cat([image(96, 128), -image(96, 128)])
-    found = []
+    # In float32 a unit may change sides of its threshold by rounding, and gradients jump: not in float64.
+    images, found = torch.cat([image(), -image()]).double(), []
     for is_depthwise in (True, False):
-        copied = copy.deepcopy(backbone)
+        copied = copy.deepcopy(backbone).double()
         copied.is_depthwise = is_depthwise
         maps = copied(images)
         assert all(one.is_contiguous() for one in maps)
-        # Gradients with fixed statistics: through those of the coarsest map's few places rounding grows.
-        sum(one.square().mean() for one in copied.eval()(images)).backward()
-        found.append((maps, [weight.grad for weight in copied.parameters()]))
-    for ours, plain in zip(*(maps for maps, _ in found), strict=True):
-        assert (ours - plain).norm() <= 1e-3 * plain.norm()
-    for (name, weight), ours, plain in zip(
-        backbone.named_parameters(), *(gradients for _, gradients in found), strict=True
-    ):
-        assert (ours - plain).norm() <= 1e-2 * plain.norm() + 1e-6, name
-        assert weight.is_contiguous(), name
+        sum(one.square().mean() for one in maps).backward()
+        found.append([*maps, *(weight.grad for weight in copied.parameters())])
+    for ours, plain in zip(*found, strict=True):
+        assert (ours - plain).norm() <= 1e-8 * plain.norm() + 1e-12
+    with torch.no_grad():
+        ours = backbone.eval()(image())
+        backbone.is_depthwise = False
+        for one, plain in zip(ours, backbone(image()), strict=True):
+            torch.testing.assert_close(one, plain, rtol=1e-4, atol=1e-4)
