@@ -60,7 +60,8 @@ def run(subject: str, folder: Path, *, quick: bool) -> str | None:
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """By subject, those that are there."""
     paths = {subject: folder / f"{subject}.json" for subject in SUBJECTS}
-    return {subject: json.loads(path.read_text()) for subject, path in paths.items() if path.exists()}
+    found = {subject: json.loads(path.read_text()) for subject, path in paths.items() if path.exists()}
+    return {subject: result for subject, result in found.items() if result.get("subject") == subject}
 
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
