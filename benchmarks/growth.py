@@ -12,6 +12,7 @@ import argparse
 import functools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import OURS, RESULTS, Side, Step, machine, parser_for, race, shown, versions, write_part
+from harness import HERE, OURS, RESULTS, Side, Step, machine, parser_for, race, shown, versions, write_part
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "images": (1_000, 4_000, 16_000, 64_000, 118_287),
@@ -241,28 +242,38 @@ def grow_sides(sizes: Sequence[int]) -> Iterator[Table]:
 # Workers and processes
 
 
-def workers_side(count: int) -> Step:
-    """Photographs through so many workers, start included; the time of the batches alone comes back."""
+WORKERS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import growth
+print(json.dumps(growth.time_workers(int(sys.argv[2]))))
+"""
+
+
+def time_workers(count: int) -> dict[str, float]:
+    """Seconds until the first batch of so many workers, and photographs a second after that."""
     from groundup.allocator import keep_freed_memory
     from groundup.data.loader import LoaderOptions, train_batches
     from groundup.data.transforms import TransformOptions
     from pictures import open_pictures
 
     keep_freed_memory()
+    options, transforms = LoaderOptions(num_workers=count), TransformOptions(short_side=(800,))
+    batches = train_batches(open_pictures(), transforms, options, batch_size=2, seed=0)
+    start, _ = timed(lambda: next(batches))
+    rest, _ = timed(lambda: [next(batches) for _ in range(BATCHES)])
+    return {"start": start, "rate": 2 * BATCHES / rest}
 
-    def step() -> dict[str, float]:
-        options, transforms = LoaderOptions(num_workers=count), TransformOptions(short_side=(800,))
-        batches = train_batches(open_pictures(), transforms, options, batch_size=2, seed=0)
-        start, _ = timed(lambda: next(batches))
-        rest, _ = timed(lambda: [next(batches) for _ in range(BATCHES)])
-        return {"start": start, "rate": 2 * BATCHES / rest}
 
-    return step
+def workers_alone(count: int) -> dict[str, float]:
+    """The same in a program of its own, as a training is."""
+    command = [sys.executable, "-c", WORKERS, str(HERE), str(count)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def grow_workers(sizes: Sequence[int]) -> Iterator[Table]:
     """What workers bring; there are only so many cores."""
-    rows = [alone(functools.partial(workers_side, count)).found for count in sizes]
+    rows = [workers_alone(count) for count in sizes]
     yield growth("workers: first batch", sizes, [row["start"] for row in rows])
     yield growth("workers: input", sizes, [row["rate"] for row in rows], unit="images/s")
 
