@@ -24,6 +24,17 @@ DIGEST_CHUNK = 1 << 20
 DRAFT_NAME = 50
 """Characters of a file's name in that of its draft: file systems allow 255 bytes."""
 
+CACHE_VARIABLE = "GROUNDUP_CACHE"
+"""Environment variable that names the user's cache."""
+
+
+def user_cache() -> Path:
+    """Where this user keeps what can be made again."""
+    named, shared = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    return (Path(shared) if shared else Path.home() / ".cache") / "groundup"
+
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""

@@ -44,6 +44,7 @@ from groundup.metrics.tables import TRAINING
 from groundup.models.load_report import LoadReport
 from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
 from groundup.models.start import StartOptions, check_start, load_start
+from groundup.ops.roi_kernel import has_kernel, kernel_line
 from groundup.records import read_json
 from groundup.run_folder import (
     LOAD_REPORT,
@@ -401,7 +402,11 @@ def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginnin
             "difficult": dict(zip(("instances", "learnt_from"), splits.train.num_difficult, strict=True)),
         },
         notes=[
-            f"{count:,} training images are left out: {reason}" for reason, count in splits.left_out.items()
+            *(
+                f"{count:,} training images are left out: {reason}"
+                for reason, count in splits.left_out.items()
+            ),
+            *([kernel_line()] if default_device().type == "cpu" and has_kernel() else []),
         ],
         report=report,
     )

@@ -35,6 +35,7 @@ from groundup.errors import UsageError
 from groundup.models.initialisation import init_table
 from groundup.models.load_report import LoadReport
 from groundup.models.start import StartOptions
+from groundup.ops.roi_kernel import kernel_line
 from groundup.records import read_json, write_json
 
 RECIPE = "recipe.json"
@@ -104,6 +105,7 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or "cpu",
+        "pooling": "RoIAlign: torchvision's, on the GPU" if torch.cuda.is_available() else kernel_line(),
         "versions": versions,
     }
 

@@ -22,12 +22,11 @@ import numpy as np
 from groundup.data.columns import Columns, Table
 from groundup.data.entries import Category
 from groundup.errors import DataError
-from groundup.records import digest_of, storage_error, sync_folder, write_whole
+from groundup.records import CACHE_VARIABLE, digest_of, storage_error, sync_folder, user_cache, write_whole
 
 FORMAT_VERSION = 2
 """Raised whenever the arrays or the rules change, so that no old table is taken for a new one."""
 BESIDE = ".groundup"
-CACHE_VARIABLE = "GROUNDUP_CACHE"
 META_NAME = "table.json"
 EDGE_BYTES = 1 << 16
 """Bytes at either end of the json that are compared before a remembered digest is believed."""
@@ -65,9 +64,7 @@ def cache_folders(annotations: Path, cache: Path | None) -> list[Path]:
     """Where a table may lie, in order of preference."""
     if cache is not None:
         return [cache]
-    named = os.environ.get(CACHE_VARIABLE)
-    user = Path(named) if named else Path.home() / ".cache" / "groundup"
-    return [annotations.parent / BESIDE, user]
+    return [annotations.parent / BESIDE, user_cache()]
 
 
 def is_writable(folder: Path) -> bool:

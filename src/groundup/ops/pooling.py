@@ -1,11 +1,10 @@
 """RoIAlign over a pyramid: each box from the map of its level.
 
-On a GPU this is torchvision's kernel, level by level. Its CPU kernel runs on one thread and its backward pass
-scatters single numbers; there, RoIAlign is instead what it mathematically is: every cell a weighted sum of a
-few rows (places) of one table that holds all levels, each row one place's channels. The sums and their
-gradients are torch's `embedding_bag`: vectorised over channels and on all threads. Measured on one thread,
-forward and backward together: 2 x 512 boxes at 256 channels 1.6 s -> 0.75 s; 16 x 64 boxes at 64 channels
-0.24 s -> 0.06 s.
+On a GPU this is torchvision's kernel, level by level. Its CPU kernel runs on one thread, one channel at a
+time, and its backward pass scatters single numbers. There, RoIAlign is instead what it mathematically is:
+every cell a weighted sum of a few rows (places) of one table that holds all levels, each row one place's
+channels. That is a small C kernel (`ops.roi_kernel`); where it cannot be compiled, torch's `embedding_bag`,
+whose sums are vectorised over channels too. `benchmarks/roi_align.py` measures all three.
 
 Legend:
     B  images     C  channels     N  boxes     S  RoIAlign's resolution
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from groundup.ops.precision import in_full_precision
 from groundup.ops.roi import roi_align
+from groundup.ops.roi_kernel import align_rois, build_table, has_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,10 @@ class RoIMaps:
     strides: tuple[int, ...]
     """Pixels a cell, of each map."""
     table: Tensor | None
-    """(R, C): all maps' places one after the other, level by level, image by image; None off the CPU."""
+    """(R, C): all maps' places one after the other, level by level, image by image; None off the CPU. The
+    compiled kernel's has its rows filled up to whole vectors."""
+    is_compiled: bool = False
+    """Whether the table is the compiled kernel's."""
 
     @property
     def num_levels(self) -> int:
@@ -47,6 +50,8 @@ def build_roi_maps(maps: Sequence[Float[Tensor, "B C _ _"]], strides: Sequence[i
     exact = tuple(in_full_precision(level) for level in maps)
     table = None
     if exact[0].device.type == "cpu":
+        if has_kernel(exact[0].dtype):
+            return RoIMaps(exact, tuple(strides), build_table(exact), is_compiled=True)
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in exact])
     return RoIMaps(exact, tuple(strides), table)
 
@@ -61,7 +66,27 @@ def pool_levels(
     sampling_ratio: int,
     is_aligned: bool,
 ) -> Float[Tensor, "N C {size} {size}"]:
-    """RoIAlign of each box on the map of its level; see `ops.roi.roi_align`."""
+    """RoIAlign of each box on the map of its level; see `ops.roi.roi_align`.
+
+    On a CPU a box that is not finite gives NaN, and no gradient.
+    """
+    if maps.is_compiled:
+        assert maps.table is not None
+        pooled: Tensor = align_rois(
+            maps.table,
+            boxes.detach(),
+            images,
+            levels,
+            [level.shape[2] for level in maps.maps],
+            [level.shape[3] for level in maps.maps],
+            [float(stride) for stride in maps.strides],
+            maps.maps[0].shape[0],
+            maps.maps[0].shape[1],
+            size,
+            sampling_ratio,
+            is_aligned,
+        )
+        return pooled
     # With an adaptive number of samples the bags differ in size; that is left to the kernel.
     if maps.table is not None and sampling_ratio > 0 and len(boxes):
         return pool_from_table(
@@ -71,7 +96,7 @@ def pool_levels(
     # waits for the device, once.
     order = levels.argsort(stable=True)
     counts = levels.bincount(minlength=maps.num_levels).tolist()
-    pooled = [
+    by_level = [
         roi_align(
             level,
             boxes[rows],
@@ -83,7 +108,7 @@ def pool_levels(
         )
         for level, stride, rows in zip(maps.maps, maps.strides, order.split(counts), strict=True)
     ]
-    return torch.cat(pooled)[order.argsort()]
+    return torch.cat(by_level)[order.argsort()]
 
 
 def pool_from_table(
@@ -98,6 +123,8 @@ def pool_from_table(
 ) -> Float[Tensor, "N C {size} {size}"]:
     """RoIAlign as weighted sums of the table's rows."""
     assert maps.table is not None
+    is_finite = (boxes.isfinite() & (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2).isfinite()).all(dim=1)
+    boxes, levels = torch.where(is_finite[:, None], boxes.detach(), 0.0), torch.where(is_finite, levels, 0)
     heights = torch.tensor([level.shape[2] for level in maps.maps])
     widths = torch.tensor([level.shape[3] for level in maps.maps])
     places = heights * widths * len(maps.maps[0])
@@ -124,7 +151,8 @@ def pool_from_table(
         mode="sum",
     )
     # Norms and convolutions are no faster in channels-last on a CPU (peers.md 1 and 7).
-    return pooled.view(len(boxes), size, size, -1).permute(0, 3, 1, 2).contiguous()
+    rois = pooled.view(len(boxes), size, size, -1).permute(0, 3, 1, 2).contiguous()
+    return rois if is_finite.all() else rois.masked_fill(~is_finite[:, None, None, None], torch.nan)
 
 
 def taps_along(
