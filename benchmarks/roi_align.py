@@ -135,8 +135,7 @@ def side(shape: Shape, threads: int, has_backward: bool, name: str) -> Callable[
 def measure(shape: Shape, threads: int, has_backward: bool, turns: int) -> Row:
     """One shape."""
     sides = {
-        name: functools.partial(side, shape, threads, has_backward, name)
-        for name in (OURS, UNCOMPILED, PEER)
+        name: functools.partial(side, shape, threads, has_backward, name) for name in (OURS, UNCOMPILED, PEER)
     }
     what = "forward and backward" if has_backward else "forward"
     return Row(

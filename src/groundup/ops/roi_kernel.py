@@ -72,7 +72,7 @@ def kernel(dtype: torch.dtype) -> Compiled:
     return found
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernel(dtype: torch.dtype = torch.float32) -> bool:
     """Whether there is one; asked while torch traces a graph, the answer becomes part of it."""
     return kernel(dtype).library is not None
