@@ -2,9 +2,10 @@
 
     python benchmarks/roi_align.py [--quick] [--out benchmarks/results/roi_align.json]
 
-A turn goes from the maps of the pyramid to the RoIs of one head, forward alone, or forward and backward to the
-maps' gradients; our table of the maps is made anew each time, though in a detector all heads share one. Boxes
-have log-uniform sides and lie anywhere in their image. All sides keep freed memory (`groundup.allocator`).
+A turn goes from the maps of the pyramid to the RoIs of one head, forward alone, or forward and backward to
+the maps' gradients; our table of the maps is made anew each time, though in a detector all heads share one.
+Boxes have log-uniform sides and lie anywhere in their image. All sides keep freed memory
+(`groundup.allocator`).
 """
 
 import functools
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from harness import OURS, Row, Target, parser_for, race, report
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -22,6 +22,7 @@ from groundup.ops.compilation import SWITCH
 from groundup.ops.pooling import build_roi_maps, pool_levels
 from groundup.ops.roi import fpn_levels
 from groundup.ops.roi_kernel import kernel_line
+from harness import OURS, Row, Target, parser_for, race, report
 
 PEER, UNCOMPILED = "torchvision", "groundup, not compiled"
 AT_LEAST = 10.0
