@@ -154,11 +154,13 @@ def main() -> None:
     arguments = parser.parse_args()
     quick = arguments.quick
     turns = arguments.turns or (2 if quick else 3)
+    shapes, threads = (SHAPES[-1:], arguments.threads[:1]) if quick else (SHAPES, arguments.threads)
     rows = [
-        measure(shape, threads, has_backward, turns)
-        for shape in (SHAPES[-2:] if quick else SHAPES)
-        for threads in (arguments.threads[:1] if quick else arguments.threads)
+        measure(shape, count, has_backward, turns)
+        for shape in shapes
+        for count in threads
         for has_backward in (False, True)
+        if has_backward or count == threads[0]
     ]
     report("roi_align", rows, arguments)
 
