@@ -14,7 +14,7 @@ from groundup.errors import DataError, UsageError
 from groundup.study.expansion import arm_differences
 from groundup.study.forecast import Forecast, Hours, estimate_hours, late_from, seconds_of
 from groundup.study.plan import build_plan, count_evaluations, read_plan, write_plan
-from groundup.study.probe import Clocks, Pace, Speed, probe_plan, read_speeds
+from groundup.study.probe import Clocks, ImageSeconds, Speed, probe_plan, read_speeds
 from groundup.study.runner import threads_each
 from small_study import small_study, small_world
 
@@ -180,7 +180,7 @@ def test_late_parts_are_probed_both_ways_and_cost_time(world, tmp_path):
 
 
 def test_a_busy_machine_is_said_and_both_hours_are_printed(plan, world, tmp_path):
-    free = Pace(training=36.0, evaluation=0.0)
+    free = ImageSeconds(training=36.0, evaluation=0.0)
     speed = Speed(training=3600.0, evaluation=0.0, device="cpu", threads=1, free=free, load=3.0)
     quiet = replace(speed, load=0.1)
     hours = estimate_hours(plan, {run.key: speed for run in plan.runs}, tmp_path, processes=1)

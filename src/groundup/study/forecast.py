@@ -8,7 +8,7 @@ from typing import Any
 from groundup.study.compare import usual_margin
 from groundup.study.plan import LENGTHS, Plan, RunPlan
 from groundup.study.power import POWER, smallest_margin
-from groundup.study.probe import Pace, Speed
+from groundup.study.probe import ImageSeconds, Speed
 from groundup.study.progress import read_progress
 from groundup.study.search_results import has_diverged, protocol_lines, search_notes
 from groundup.study.status import axis_words
@@ -247,7 +247,7 @@ def estimate_hours(plan: Plan, speeds: Mapping[str, Speed], folder: Path, *, pro
     return replace(hours, free=hours_at(plan, free, folder, processes=processes))
 
 
-def hours_at(plan: Plan, speeds: Mapping[str, Pace], folder: Path, *, processes: int) -> Hours:
+def hours_at(plan: Plan, speeds: Mapping[str, ImageSeconds], folder: Path, *, processes: int) -> Hours:
     """Hours of what is left of the runs at these paces."""
     seconds = {run.key: seconds_left(run, speeds[run.key], folder) for run in plan.runs}
     searched, followers = search_seconds(plan, speeds, folder)
@@ -265,7 +265,9 @@ def hours_at(plan: Plan, speeds: Mapping[str, Pace], folder: Path, *, processes:
     )
 
 
-def search_seconds(plan: Plan, speeds: Mapping[str, Pace], folder: Path) -> tuple[list[float], list[float]]:
+def search_seconds(
+    plan: Plan, speeds: Mapping[str, ImageSeconds], folder: Path
+) -> tuple[list[float], list[float]]:
     """Seconds of what is left of each search, and those that cannot be shared out, at its arm's runs' speed.
 
     Trials that are not known yet follow one another and take as long as the first.
@@ -282,12 +284,12 @@ def search_seconds(plan: Plan, speeds: Mapping[str, Pace], folder: Path) -> tupl
     return work, chains
 
 
-def seconds_left(run: RunPlan, pace: Pace, folder: Path) -> float:
+def seconds_left(run: RunPlan, pace: ImageSeconds, folder: Path) -> float:
     """Seconds that the run itself still takes."""
     return seconds_of(run, images_left(run, folder), pace)
 
 
-def seconds_of(run: RunPlan, left: int, pace: Pace) -> float:
+def seconds_of(run: RunPlan, left: int, pace: ImageSeconds) -> float:
     """Seconds of the run's last so many images, before late parts of the model take part and with them."""
     early = min(left, max(0, late_from(run) - (run.total_images - left)))
     evaluated = run.num_evaluations * run.num_val / max(1, run.own_images)

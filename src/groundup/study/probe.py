@@ -38,7 +38,7 @@ what this command does before it measures stays below it, in the mean of a minut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class ImageSeconds:
     """Seconds an image takes."""
 
     training: float
@@ -51,12 +51,12 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed(Pace):
+class Speed(ImageSeconds):
     """Seconds an image takes by the wall clock, and what belongs to the measurement."""
 
     device: str
     threads: int
-    free: Pace | None = None
+    free: ImageSeconds | None = None
     """Seconds of the processor an image takes, shared out over the threads: no machine takes less. None on a
     GPU, whose work the processor's clock does not count."""
     load: float | None = None
@@ -105,7 +105,7 @@ def speed_of(record: dict[str, Any]) -> Speed:
     """The speed that a record of probe.json describes."""
     values = {name: value for name, value in record.items() if name != "arm"}
     free = values.get("free")
-    return Speed(**{**values, "free": None if free is None else Pace(**free)})
+    return Speed(**{**values, "free": None if free is None else ImageSeconds(**free)})
 
 
 def kind_of(run: RunPlan) -> str:
@@ -156,7 +156,7 @@ def measure(run: RunPlan, threads: int, load: float) -> Speed:
     finally:
         torch.set_num_threads(before)
     wall, busy = (
-        Pace(
+        ImageSeconds(
             training=trained[0][clock],
             evaluation=evaluated[0][clock],
             early_training=trained[1][clock] if len(phases) > 1 else None,
@@ -173,9 +173,9 @@ def lacking_processors(threads: int) -> float:
     return os.getloadavg()[0] + threads - len(os.sched_getaffinity(0))
 
 
-def shared_out(pace: Pace, threads: int) -> Pace:
+def shared_out(pace: ImageSeconds, threads: int) -> ImageSeconds:
     """Seconds of the processor as seconds of so many threads, all of them busy."""
-    return Pace(
+    return ImageSeconds(
         training=pace.training / threads,
         evaluation=pace.evaluation / threads,
         early_training=None if pace.early_training is None else pace.early_training / threads,
