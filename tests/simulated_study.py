@@ -166,7 +166,11 @@ def recipe_of(
         },
         "model": {"backbone": {"name": "resnet18", "norm": "gn"}},
         "start": {"weights": weights, "frozen_stages": 0},
-        "training": {"schedule": {"units": length, "batch_size": BATCH, "lr": 0.02}},
+        "training": {
+            "schedule": {"units": length, "batch_size": BATCH, "lr": 0.02},
+            # One arm alone keeps a checkpoint for others: no difference between the arms.
+            "upkeep": {"keep_at": [8] if arm == CANDIDATE else []},
+        },
         "seed": seed,
     }
 

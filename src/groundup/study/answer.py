@@ -40,7 +40,7 @@ from groundup.study.points import (
     runs_at,
 )
 from groundup.study.published import published_rows
-from groundup.study.results import StudyResults
+from groundup.study.results import KEEP_AT, StudyResults
 from groundup.study.samples import Samples
 from groundup.study.search_results import search_notes
 from groundup.study.study import PRETRAINING, pretraining_of
@@ -322,7 +322,10 @@ def notes_on_runs(results: StudyResults) -> list[str]:
 
 
 def difference_rows(results: StudyResults, place: Place) -> list[Row]:
-    """Every leaf in which the arms' recipes differ at the compared point; seeds are no difference."""
+    """Every leaf in which the arms' recipes differ at the compared point.
+
+    Seeds are no difference, nor are the checkpoints that one run keeps for another.
+    """
     recipes = {}
     for arm in results.study.arms:
         point = place.candidate if arm == results.question.candidate else place.reference
@@ -337,7 +340,9 @@ def difference_rows(results: StudyResults, place: Place) -> list[Row]:
         return []
     found = differences(list(recipes.values()))
     return [
-        {"path": path, "values": dict(zip(recipes, values, strict=True))} for path, values in found.items()
+        {"path": path, "values": dict(zip(recipes, values, strict=True))}
+        for path, values in found.items()
+        if path != KEEP_AT
     ]
 
 

@@ -27,6 +27,7 @@ from groundup.study.planned import (
     read_plan,
     write_plan,
 )
+from groundup.study.results import KEEP_AT
 from groundup.study.search import DescribedSearch, describe_searches
 from groundup.study.search_options import LENGTH_PATHS
 from groundup.study.search_results import read_winners
@@ -241,7 +242,7 @@ def plan_run(
         place = "".join(f", {path}={value}" for path, value in run.point.items())
         raise type(error)(f"arms.{run.arm}{place}: {error}") from None
     if branch_points:
-        recipe = vary(recipe, {"training.upkeep.keep_at": sorted(branch_points)})
+        recipe = vary(recipe, {KEEP_AT: sorted(branch_points)})
     total = total_images(schedule, data.num_train)
     return RunPlan(
         key=key,

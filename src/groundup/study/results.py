@@ -17,6 +17,9 @@ from groundup.study.study import PRETRAINING, RUNS, Study, load_study
 
 PLAN = "plan.json"
 """The planned runs in a study's folder."""
+KEEP_AT = "training.upkeep.keep_at"
+"""The plan's own note in a run's recipe: the points where others leave its trunk, of which it keeps the
+checkpoints. It changes nothing of the run."""
 RECIPE, RECORD, RESULT, LOG, FAILURE = (
     "recipe.json",
     "record.json",
