@@ -52,6 +52,20 @@ class Record:
         return self.map(lambda tensor: tensor.pin_memory())
 
 
+@dataclass(frozen=True, slots=True)
+class MaskBounds:
+    """What no instance of a batch exceeds; with it, targets have shapes that the data do not change."""
+
+    edges: int
+    """Edges of an instance, all its polygons together."""
+    polygons: int
+    """Polygons of an instance."""
+    height: int
+    """Rows of a bitmap."""
+    width: int
+    """Columns of a bitmap."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masks(Record):
     """Instance masks: vectors where the annotation is polygons, box-aligned bitmaps where it is RLE.
@@ -73,7 +87,10 @@ class Masks(Record):
     round the mask; where the margin lies outside the image it repeats the border pixel (so the
     region may reach one pixel beyond it), and RoIAlign on it equals RoIAlign on the whole image."""
     bitmap_instance: Int[Tensor, " M"]
-    """Flat instance row of each bitmap; increasing."""
+    """Flat instance row of each bitmap; increasing, but for padding."""
+    bounds: MaskBounds | None = None
+    """Where it is given, polygons and bitmaps may be padded at the end with ones of a row that no instance
+    has; None: not counted, and a GPU is asked and waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

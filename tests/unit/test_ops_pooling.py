@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from groundup.ops.pooling import build_roi_maps, pool_levels
-from groundup.ops.roi import fpn_levels
+from groundup.ops.roi import fpn_levels, roi_align_levels
 
 STRIDES = (4, 8, 16, 32)
 
@@ -71,3 +71,22 @@ def test_no_boxes_pool_to_nothing():
 def test_maps_of_lower_precision_are_pooled_in_float32():
     maps = build_roi_maps([level.detach().bfloat16() for level in some_maps()], STRIDES)
     assert maps.table.dtype == torch.float32
+
+
+@pytest.mark.parametrize("is_aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_all_boxes_on_every_map_give_each_box_its_own_map(sampling_ratio, is_aligned):
+    boxes, images = torch.cat([some_boxes(20, 5), some_boxes(10, 6)]), torch.tensor([0] * 20 + [1] * 10)
+    levels = fpn_levels(boxes, 4, eps=1e-6, is_eps_in_log=False)
+    assert len(levels.unique()) > 1
+    options = {"size": 7, "sampling_ratio": sampling_ratio, "is_aligned": is_aligned}
+    ones, others = some_maps(), some_maps()
+    scales = [1 / stride for stride in STRIDES]
+    pooled = roi_align_levels(ones, boxes, images, levels, scales=scales, **options)
+    expected = pool(others, boxes, images, **options)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
+    (pooled * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(ones, others, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)

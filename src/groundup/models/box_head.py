@@ -22,8 +22,9 @@ from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss, smooth_l1
 from groundup.models.norm import NormKind
-from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
-from groundup.models.rpn import Proposals, delta_targets
+from groundup.models.proposals import Proposals, SlotKind
+from groundup.models.rois import PoolOptions, RoIs, pool_rois, rows_seen, sums_of_images
+from groundup.models.rpn import delta_targets
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, has_min_side
 from groundup.ops.pooling import RoIMaps
 from groundup.ops.precision import in_full_precision

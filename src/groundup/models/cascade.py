@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from groundup.config import Options
 from groundup.models.box_head import BoxHead, BoxHeadOptions, BoxReadings, FoundBoxes, real_proposals
 from groundup.models.initialisation import InitKind
-from groundup.models.rois import RoIs, SlotKind, rematch_rois
-from groundup.models.rpn import Proposals
+from groundup.models.proposals import Proposals, SlotKind
+from groundup.models.rois import RoIs, rematch_rois
 from groundup.ops.boxes import BoxWeights
 from groundup.ops.pooling import RoIMaps
 from groundup.structures import Batch

@@ -21,7 +21,8 @@ from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import group_sums, normalise_loss
 from groundup.models.norm import NormKind
-from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
+from groundup.models.proposals import SlotKind
+from groundup.models.rois import PoolOptions, RoIs, pool_rois, rows_seen, sums_of_images
 from groundup.ops.keypoints import decode_heatmaps, encode_keypoints
 from groundup.ops.pooling import RoIMaps
 from groundup.ops.precision import in_full_precision
@@ -188,4 +189,5 @@ def is_rich(visible: Float[Tensor, " B"], least: int, group_size: int) -> Float[
     """1 for images of groups with more labelled keypoints than so many, 0 for others."""
     totals = group_sums(visible, group_size)
     size = min(group_size, len(visible))
-    return (totals > least).repeat_interleave(size)[: len(visible)].to(visible.dtype)
+    flags = (totals > least)[:, None].expand(-1, size).flatten()
+    return flags[: len(visible)].to(visible.dtype)

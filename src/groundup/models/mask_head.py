@@ -21,7 +21,8 @@ from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss
 from groundup.models.norm import NormKind
-from groundup.models.rois import PoolOptions, RoIs, SlotKind, pool_rois, rows_seen, sums_of_images
+from groundup.models.proposals import SlotKind
+from groundup.models.rois import PoolOptions, RoIs, pool_rois, rows_seen, sums_of_images
 from groundup.ops.pooling import RoIMaps
 from groundup.ops.precision import in_full_precision
 from groundup.ops.rasterise import mask_targets

@@ -22,7 +22,8 @@ from groundup.models.fpn import FPN, LAST_STRIDE_FACTOR, FPNOptions
 from groundup.models.initialisation import InitKind
 from groundup.models.keypoint_head import KeypointHead, KeypointHeadOptions
 from groundup.models.mask_head import MaskHead, MaskHeadOptions
-from groundup.models.rois import RoIOptions, SlotKind, sample_rois
+from groundup.models.proposals import SlotKind
+from groundup.models.rois import RoIOptions, sample_rois
 from groundup.models.rpn import RPN, RPNOptions, on_one_map
 from groundup.ops.boxes import scale_boxes
 from groundup.ops.keypoints import decode_heatmaps, scale_keypoints
@@ -63,7 +64,7 @@ class DetectorOptions(Options):
     """Consecutive images whose losses are divided by one count, as on one device of the paper (2 images);
     the batch's loss is the mean over such groups, so it does not depend on how devices share the batch."""
     roi_slots: SlotKind = "real"
-    """Whether heads see real RoIs only or all slots; see `models.rois.SlotKind`. Equal losses."""
+    """Whether heads see real RoIs only or all slots; see `models.proposals.SlotKind`. Equal losses."""
 
     @model_validator(mode="after")
     def _check(self) -> "DetectorOptions":
@@ -125,6 +126,7 @@ class RCNN(nn.Module):
             self.fpn, channels = FPN(options.fpn, self.backbone.channels, init), options.fpn.channels
             strides = (*STRIDES, STRIDES[-1] * LAST_STRIDE_FACTOR)
             self.rpn = RPN(options.rpn, channels, strides, init)
+        self.rpn.keeps_anchors = options.roi_slots == "real"
         self.box_head = BoxHead(options.box_head, channels, num_classes, init)
         self.mask_head = (
             MaskHead(options.mask_head, channels, num_classes, init) if options.mask_head else None
@@ -153,9 +155,10 @@ class RCNN(nn.Module):
         pyramid = self.pyramid(batch)
         found = self.rpn(pyramid, (batch.images.shape[2], batch.images.shape[3]))
         losses = self.rpn.losses(found, batch, group_size)
-        proposals = self.rpn.propose(found, batch.sizes, is_training=True, group_size=group_size)
+        slots = self.options.roi_slots
+        proposals = self.rpn.propose(found, batch.sizes, is_training=True, group_size=group_size, slots=slots)
         rois = sample_rois(proposals, batch, self.options.rois, self.num_classes)
-        maps, slots = self.roi_maps(pyramid), self.options.roi_slots
+        maps = self.roi_maps(pyramid)
         if self.cascade is None:
             losses |= self.box_head.losses(maps, rois, batch, slots=slots, group_size=group_size)
         else:

@@ -7,7 +7,6 @@ Legend:
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +16,7 @@ from torch import Tensor
 from groundup.config import Options
 from groundup.metering import part
 from groundup.models.norm import NormKind
-from groundup.models.rpn import Proposals
+from groundup.models.proposals import Proposals, SlotKind
 from groundup.ops.boxes import has_min_side
 from groundup.ops.matching import match_boxes
 from groundup.ops.pooling import RoIMaps, pool_levels
@@ -25,9 +24,6 @@ from groundup.ops.roi import fpn_levels
 from groundup.ops.sampling import ROI_STREAM, choose_balanced, random_keys
 from groundup.structures import Batch
 
-SlotKind = Literal["real", "fixed"]
-"""real: heads see only RoIs that exist, which saves work and on a GPU waits for the device; fixed: heads see
-every slot, empty ones with weight 0, so shapes never change and a step can be captured. Equal losses."""
 GT_CODES = 2**32
 """First code of true boxes among the candidates, above every proposal's rank."""
 

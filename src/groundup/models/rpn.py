@@ -2,7 +2,7 @@
 
 Legend:
     B  images     L  levels     A  anchor shapes at one place     N  anchors of all levels
-    G  instance slots an image     R  sampled anchors an image     K  proposals an image
+    G  instance slots an image     R  sampled anchors an image
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from groundup.metering import part
 from groundup.models.initialisation import InitKind, initialise
 from groundup.models.layers import ConvBlock
 from groundup.models.losses import normalise_loss, smooth_l1
+from groundup.models.proposals import Proposals, SlotKind, Tops, choose_fixed, choose_real
 from groundup.ops.anchors import anchor_codes, base_anchors, grid_anchors
 from groundup.ops.boxes import BoxWeights, clip_boxes, decode_deltas, encode_deltas, has_min_side, is_inside
 from groundup.ops.matching import match_boxes
 from groundup.ops.precision import in_full_precision
-from groundup.ops.roi import nms, ranks_within
 from groundup.ops.sampling import ANCHOR_STREAM, choose_balanced, random_keys
 from groundup.structures import Batch
 
@@ -112,15 +112,6 @@ class Anchors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposals:
-    """A fixed number of slots of each image, best first; what fills them carries no gradient."""
-
-    boxes: Float[Tensor, "B K 4"]
-    scores: Float[Tensor, "B K"]
-    is_filled: Bool[Tensor, "B K"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Objectness:
     """What the network says about each anchor."""
 
@@ -144,18 +135,19 @@ class RPN(nn.Module):
             )
         self.options = options
         self.strides = tuple(strides)
-        self.base = [
-            base_anchors(sizes, options.anchor_ratios, is_rounded=options.anchor_rounding)
-            for sizes in options.anchor_sizes
-        ]
+        for level, sizes in enumerate(options.anchor_sizes):
+            base = base_anchors(sizes, options.anchor_ratios, is_rounded=options.anchor_rounding)
+            self.register_buffer(f"base_{level}", base, persistent=False)
+        num_shapes = len(base)
+        self.keeps_anchors = True
         self.convs = nn.Sequential(
             *(
                 ConvBlock(channels, channels, 3, "none", init=init, part="rpn", has_relu=True)
                 for _ in range(options.conv_depth)
             )
         )
-        self.objectness = nn.Conv2d(channels, len(self.base[0]), 1)
-        self.deltas = nn.Conv2d(channels, len(self.base[0]) * 4, 1)
+        self.objectness = nn.Conv2d(channels, num_shapes, 1)
+        self.deltas = nn.Conv2d(channels, num_shapes * 4, 1)
         initialise(self.objectness, init, "rpn")
         initialise(self.deltas, init, "rpn")
         self._anchors: dict[tuple[object, ...], Anchors] = {}
@@ -178,29 +170,45 @@ class RPN(nn.Module):
     def anchors(
         self, grids: tuple[tuple[int, int], ...], padded_size: tuple[int, int], device: torch.device
     ) -> Anchors:
-        """The anchors of maps of the sizes; the last few sets are kept."""
+        """The anchors of maps of the sizes; the last few sets are kept.
+
+        Where steps are captured none is kept: what a graph reads must live as long as the graph.
+        """
+        if not self.keeps_anchors:
+            return self.build_anchors(grids, padded_size, device)
         key = (grids, padded_size, device)
         if key not in self._anchors:
             if len(self._anchors) >= KEPT_ANCHOR_SETS:
                 self._anchors.pop(next(iter(self._anchors)))
-            levels, codes = [], []
-            for level, (base, grid, stride) in enumerate(zip(self.base, grids, self.strides, strict=True)):
-                step = (float(stride), float(stride))
-                if self.options.anchor_stride == "image_over_map":
-                    step = (float(padded_size[0] // grid[0]), float(padded_size[1] // grid[1]))
-                levels.append(grid_anchors(base.to(device), grid, step))
-                codes.append(anchor_codes(len(base), grid, level))
-            self._anchors[key] = Anchors(
-                boxes=torch.cat(levels),
-                codes=torch.cat(codes).to(device),
-                counts=tuple(len(boxes) for boxes in levels),
-            )
+            self._anchors[key] = self.build_anchors(grids, padded_size, device)
         return self._anchors[key]
+
+    def build_anchors(
+        self, grids: tuple[tuple[int, int], ...], padded_size: tuple[int, int], device: torch.device
+    ) -> Anchors:
+        """The anchors of maps of the sizes."""
+        levels, codes = [], []
+        for level, (grid, stride) in enumerate(zip(grids, self.strides, strict=True)):
+            base: Tensor = getattr(self, f"base_{level}").float()
+            step = (float(stride), float(stride))
+            if self.options.anchor_stride == "image_over_map":
+                step = (float(padded_size[0] // grid[0]), float(padded_size[1] // grid[1]))
+            levels.append(grid_anchors(base, grid, step))
+            codes.append(anchor_codes(len(base), grid, level, device))
+        return Anchors(
+            boxes=torch.cat(levels), codes=torch.cat(codes), counts=tuple(len(boxes) for boxes in levels)
+        )
 
     @part("proposals")
     @torch.no_grad()
     def propose(
-        self, found: Objectness, sizes: Int[Tensor, "B 2"], *, is_training: bool, group_size: int
+        self,
+        found: Objectness,
+        sizes: Int[Tensor, "B 2"],
+        *,
+        is_training: bool,
+        group_size: int,
+        slots: SlotKind = "real",
     ) -> Proposals:
         """The best boxes of each image after NMS within each level.
 
@@ -209,45 +217,40 @@ class RPN(nn.Module):
             sizes: (height, width) of each image without its padding.
             is_training: which of the options' numbers of boxes hold.
             group_size: consecutive images that share `post_nms_train` where its scope is the group.
+            slots: whether suppression may ask how many boxes there are. Equal proposals.
         """
         options = self.options
         pre_nms = options.pre_nms_train if is_training else options.pre_nms_test
         post_nms = options.post_nms_train if is_training else options.post_nms_test
-        tops, levels, first = [], [], 0
-        for level, logits in enumerate(found.logits.split(found.anchors.counts, dim=1)):
-            top = logits.topk(min(pre_nms, logits.shape[1]), dim=1).indices
-            tops.append(top + first)
-            levels.append(torch.full_like(top, level))
+        tops = self.best_of_levels(found, sizes, pre_nms)
+        # Source: Detectron, `collect`: the best of a device's images together (paper.md 4).
+        shared = group_size if is_training and options.post_nms_scope == "group" else None
+        choose = choose_real if slots == "real" else choose_fixed
+        return choose(tops, options.nms_threshold, post_nms, shared)
+
+    def best_of_levels(self, found: Objectness, sizes: Int[Tensor, "B 2"], num: int) -> Tops:
+        """So many of the best-scored boxes of each level, as they are before suppression."""
+        options = self.options
+        tops, first = [], 0
+        num = min(num, max(found.anchors.counts))
+        for logits in found.logits.split(found.anchors.counts, dim=1):
+            top = logits.topk(min(num, logits.shape[1]), dim=1).indices
+            tops.append(F.pad(top + first, (0, num - top.shape[1]), value=-1))
             first += logits.shape[1]
-        index, level_of = torch.cat(tops, dim=1), torch.cat(levels, dim=1)
+        index = torch.cat(tops, dim=1)
+        is_real, index = index >= 0, index.clamp(min=0)
         logits = found.logits.gather(1, index)
         deltas = found.deltas.gather(1, index[..., None].expand(-1, -1, 4))
         boxes = decode_deltas(deltas, found.anchors.boxes[index], options.box_weights)
         boxes = clip_boxes(boxes, sizes)
         scores = logits.sigmoid()
         is_candidate = has_min_side(boxes, options.min_box_size) & (scores >= options.score_threshold)
-        ranks = scores if options.sigmoid_before_nms else logits
-
-        image_of = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(level_of)
-        groups = image_of * len(found.anchors.counts) + level_of
-        rows = is_candidate.flatten().nonzero()[:, 0]
-        boxes, scores, image_of = boxes.flatten(0, 1)[rows], scores.flatten()[rows], image_of.flatten()[rows]
-        best = nms(boxes, ranks.flatten()[rows], groups.flatten()[rows], options.nms_threshold)
-        if is_training and options.post_nms_scope == "group":
-            # Source: Detectron, `collect`: the best of a device's images together (paper.md 4).
-            best = best[ranks_within(image_of[best] // group_size, len(sizes)) < post_nms]
-        # The kernel's output has as many rows as boxes survive: it is spread over fixed slots again, with
-        # one slot more for the surplus.
-        slot = ranks_within(image_of[best], len(sizes)).clamp(max=post_nms)
-        place = image_of[best] * (post_nms + 1) + slot
-        num_places = len(sizes) * (post_nms + 1)
-        spread = boxes.new_zeros((num_places, 5))
-        spread[place] = torch.cat([boxes[best], scores[best, None]], dim=1)
-        is_filled = torch.zeros(num_places, dtype=torch.bool, device=boxes.device)
-        is_filled[place] = True
-        spread = spread.view(-1, post_nms + 1, 5)[:, :-1]
-        return Proposals(
-            boxes=spread[..., :4], scores=spread[..., 4], is_filled=is_filled.view(-1, post_nms + 1)[:, :-1]
+        shape = (len(boxes), len(tops), num)
+        return Tops(
+            boxes=boxes.view(*shape, 4),
+            scores=scores.view(shape),
+            ranks=(scores if options.sigmoid_before_nms else logits).view(shape),
+            is_candidate=(is_candidate & is_real).view(shape),
         )
 
     @part("losses and targets")

@@ -53,14 +53,16 @@ def grid_anchors(
     return (shifts + base).reshape(-1, 4)
 
 
-def anchor_codes(num_shapes: int, grid: tuple[int, int], level: int) -> Int[Tensor, " N"]:
+def anchor_codes(
+    num_shapes: int, grid: tuple[int, int], level: int, device: torch.device | str = "cpu"
+) -> Int[Tensor, " N"]:
     """A number per anchor of one level that names its level, place and shape.
 
     Unlike an anchor's row it does not change with the padding of the batch, so what is drawn at random by
     code does not depend on how images are grouped.
     """
     rows, columns, shapes = torch.meshgrid(
-        torch.arange(grid[0]), torch.arange(grid[1]), torch.arange(num_shapes), indexing="ij"
+        *(torch.arange(count, device=device) for count in (*grid, num_shapes)), indexing="ij"
     )
     codes = ((rows << CODE_BITS_X) + columns << CODE_BITS_SHAPE) + shapes
     return ((codes << CODE_BITS_LEVEL) + level).flatten()

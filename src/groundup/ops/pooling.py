@@ -1,7 +1,7 @@
 """RoIAlign over a pyramid: each box from the map of its level.
 
-On a GPU this is torchvision's kernel, level by level. Its CPU kernel runs on one thread, one channel at a
-time, and its backward pass scatters single numbers. There, RoIAlign is instead what it mathematically is:
+On a GPU this is torchvision's kernel, level by level, and nothing waits for it. Its CPU kernel runs on one
+thread, one channel at a time, and its backward pass scatters single numbers. There, RoIAlign is instead what it mathematically is:
 every cell a weighted sum of a few rows (places) of one table that holds all levels, each row one place's
 channels. That is a small C kernel (`ops.roi_kernel`); where it cannot be compiled, torch's `embedding_bag`,
 whose sums are vectorised over channels too. `benchmarks/roi_align.py` measures all three.
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from groundup.ops.precision import in_full_precision
-from groundup.ops.roi import roi_align
+from groundup.ops.roi import roi_align, roi_align_levels
 from groundup.ops.roi_kernel import align_rois, build_table, has_kernel
 
 
@@ -92,8 +92,18 @@ def pool_levels(
         return pool_from_table(
             maps, boxes, images, levels, size=size, sampling_ratio=sampling_ratio, is_aligned=is_aligned
         )
-    # The kernel takes one map at a time, and how many boxes each gets depends on the data: on a GPU this
-    # waits for the device, once.
+    if boxes.device.type != "cpu":
+        return roi_align_levels(
+            maps.maps,
+            boxes,
+            images,
+            levels,
+            size=size,
+            scales=[1 / stride for stride in maps.strides],
+            sampling_ratio=sampling_ratio,
+            is_aligned=is_aligned,
+        )
+    # The kernel takes one map at a time; sorted by level no box is computed on a map that is not its own.
     order = levels.argsort(stable=True)
     counts = levels.bincount(minlength=maps.num_levels).tolist()
     by_level = [

@@ -71,14 +71,14 @@ def fill_polygons(
 ) -> Bool[Tensor, "N {size} {size}"]:
     """Which cells' centres lie inside the instance: even-odd within a polygon, union over polygons.
 
-    How many edges an instance has depends on the data: on a GPU this waits for the device, once.
+    How many edges an instance has depends on the data: without `masks.bounds` a GPU is waited for, once.
     """
     polygon_of_edge = masks.edge_polygon.contiguous()
     instance_of_polygon = masks.polygon_instance.contiguous()
     instance_of_edge = instance_of_polygon[polygon_of_edge].contiguous()
     edges = rows_of(instance_of_edge, instances)
     polygons = rows_of(instance_of_polygon, instances)
-    num_edges = int(edges[1].sum())
+    num_edges = int(edges[1].sum()) if masks.bounds is None else len(boxes) * masks.bounds.edges
     parts = max(1, -(-num_edges * size // cells_at_once))
     length = max(1, -(-len(boxes) // parts))
     filled = [
@@ -112,39 +112,53 @@ def fill_some(
     An edge toggles, in each row of cells it crosses, the cells left of the crossing: counting the
     crossings to the right of a cell costs (edges x rows), not (edges x cells).
     """
-    roi, edge = pairs_of(edges)
-    _, polygon = pairs_of(polygons)
+    bounds = masks.bounds
+    roi, edge, is_edge = pairs_of(edges, None if bounds is None else bounds.edges)
+    owner, _, _ = pairs_of(polygons, None if bounds is None else bounds.polygons)
+    edge = edge.clamp(max=len(masks.edges) - 1)
     # Polygons of a RoI are numbered on from those of the RoIs before it.
-    first_pair = polygons[1].cumsum(0) - polygons[1]
-    pair = first_pair[roi] + masks.edge_polygon[edge] - polygons[0][roi]
+    if bounds is None:
+        first_pair = polygons[1].cumsum(0) - polygons[1]
+    else:
+        first_pair = torch.arange(len(boxes), device=boxes.device) * bounds.polygons
+    pair = torch.where(is_edge, first_pair[roi] + masks.edge_polygon[edge] - polygons[0][roi], 0)
 
     scale = size / (boxes[:, 2:] - boxes[:, :2]).clamp(min=MIN_ROI_SIDE)
     scale, origin = scale.repeat(1, 2)[roi], boxes[:, :2].repeat(1, 2)[roi]
     x1, y1, x2, y2 = ((masks.edges[edge] - origin) * scale)[:, :, None].unbind(1)
     centres = torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5
-    crosses = (y1 <= centres) != (y2 <= centres)
+    crosses = ((y1 <= centres) != (y2 <= centres)) & is_edge[:, None]
     at = x1 + (centres - y1) * ((x2 - x1) / torch.where(y1 == y2, 1.0, y2 - y1))
     # Column c receives the crossing when the centres of columns 0 .. c - 1 are left of it.
     column = (at - 0.5).ceil().clamp(0, size).to(torch.int64)
 
-    toggles = torch.zeros(len(polygon) * size * (size + 1), dtype=torch.int32, device=boxes.device)
+    toggles = torch.zeros(len(owner) * size * (size + 1), dtype=torch.int32, device=boxes.device)
     cell = (pair[:, None] * size + torch.arange(size, device=boxes.device)) * (size + 1) + column
     toggles.index_add_(0, cell.flatten(), crosses.to(torch.int32).flatten())
     crossings = toggles.view(-1, size, size + 1).flip(-1).cumsum(-1).flip(-1)[:, :, 1:]
     is_inside = crossings % 2
 
-    owner, _ = pairs_of(polygons)
     covered = is_inside.new_zeros((len(boxes), size, size)).index_add_(0, owner, is_inside)
     return covered > 0
 
 
-def pairs_of(rows: Rows) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
-    """Every (RoI, row) pair of the runs, RoI by RoI."""
+def pairs_of(rows: Rows, most: int | None) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"], Bool[Tensor, " T"]]:
+    """Every (RoI, row) pair of the runs, RoI by RoI, and whether it is one.
+
+    Args:
+        rows: runs.
+        most: rows of a run at most: each then has so many pairs, and those beyond its own are none. With None
+            all pairs are real, and their number depends on the data.
+    """
     first, count = rows
+    if most is not None:
+        owner = torch.arange(len(first) * most, device=first.device) // most
+        rank = torch.arange(len(first) * most, device=first.device) % most
+        return owner, first[owner] + rank, rank < count[owner]
     owner = torch.repeat_interleave(count)
     start = count.cumsum(0) - count
     rank = torch.arange(len(owner), device=owner.device) - start[owner]
-    return owner, first[owner] + rank
+    return owner, first[owner] + rank, torch.ones_like(owner, dtype=torch.bool)
 
 
 def crop_bitmaps(
@@ -159,7 +173,7 @@ def crop_bitmaps(
     """RoIAlign of each RoI on its instance's bitmap; zeros where the instance has none.
 
     Equal to RoIAlign on the bitmap of the whole image, thanks to the margin that `Masks` prescribes. The
-    stack's size depends on the data: on a GPU this waits for the device, once.
+    stack's size depends on the data: without `masks.bounds` a GPU is waited for, once.
     """
     regions = masks.bitmap_boxes
     widths, heights = regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]
@@ -168,7 +182,10 @@ def crop_bitmaps(
     row = torch.searchsorted(masks.bitmap_instance.contiguous(), instances.contiguous())
     row = row.clamp(max=len(regions) - 1)
     has_bitmap = masks.bitmap_instance[row] == instances
-    height, width = torch.stack([heights.max(), widths.max()]).tolist()
+    if masks.bounds is None:
+        height, width = torch.stack([heights.max(), widths.max()]).tolist()
+    else:
+        height, width = masks.bounds.height, masks.bounds.width
 
     crops = []
     length = max(1, cells_at_once // max(1, height * width))

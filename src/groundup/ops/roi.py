@@ -6,6 +6,8 @@ Legend:
     B  images     C  channels     H, W  a map's size     N  boxes or RoIs     S  RoIAlign's resolution
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,6 +18,8 @@ CANONICAL_LEVEL = 4
 """Level of a RoI of the canonical size. Source: as above."""
 FIRST_LEVEL = 2
 """Level of the finest map. Source: as above."""
+FAR_OFF = -1e5
+"""Pixels; a box there lies outside every map, by more than a place at any stride up to 1e4."""
 
 
 def nms(
@@ -111,4 +115,47 @@ def roi_align(
     # Boxes stay float32: half precision would move corners by a pixel on a large image.
     rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
     pooled: Tensor = torchvision.ops.roi_align(features, rois, size, scale, sampling_ratio, is_aligned)
+    return pooled
+
+
+def roi_align_levels(
+    maps: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    levels: Int[Tensor, " N"],
+    *,
+    size: int,
+    scales: Sequence[float],
+    sampling_ratio: int,
+    is_aligned: bool,
+) -> Float[Tensor, "N C {size} {size}"]:
+    """`roi_align` of each box on the map of its level, without asking the device how many each level has.
+
+    Every map is given all boxes, those of other levels far outside of it. Samples there are 0 and touch no
+    memory, forward or backward, so beside one kernel's work each further map costs the writing of zeros.
+
+    Args:
+        maps: finest first.
+        boxes: in pixels.
+        images: row of the batch each box belongs to.
+        levels: row of `maps` each box is pooled from.
+        size: grid cells along each side.
+        scales: cells a pixel, of each map.
+        sampling_ratio: as of `roi_align`.
+        is_aligned: as of `roi_align`.
+    """
+    pooled: Tensor | None = None
+    for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        own = torch.where((levels == level)[:, None], boxes, FAR_OFF)
+        part = roi_align(
+            features,
+            own,
+            images,
+            size=size,
+            scale=scale,
+            sampling_ratio=sampling_ratio,
+            is_aligned=is_aligned,
+        )
+        pooled = part if pooled is None else pooled + part
+    assert pooled is not None, "there is at least one map"
     return pooled
