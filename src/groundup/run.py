@@ -183,6 +183,16 @@ class Recipe(RunRecipe):
             )
         return self
 
+    @model_validator(mode="after")
+    def _refuse_capture_of_changing_shapes(self) -> "Recipe":
+        """Refuse to capture steps whose shapes hang on the data."""
+        if self.training.capture and (self.model.roi_slots != "fixed" or self.transforms.buckets is None):
+            raise ValueError(
+                "training.capture repeats steps of one shape: write model.roi_slots=fixed "
+                "and transforms.buckets={} too, or training.capture=false"
+            )
+        return self
+
     @property
     def microbatch(self) -> int:
         """Images that pass through the model at once."""

@@ -28,6 +28,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from groundup.config import Options
+from groundup.data.buckets import bucket_of, pad_truth
 from groundup.data.coco import Category
 from groundup.data.collate import build_batch, build_sample, padded_size
 from groundup.data.copy_paste import Pasted, Picture, choose_instances, draw_donor, paste_instances
@@ -141,7 +142,13 @@ class BatchSource(Dataset[Batch | Refusal]):
         if isinstance(samples, Refusal):
             return samples
         jitter = self.transforms.large_scale_jitter if request.train else None
-        return build_batch(samples, smallest=(jitter.size, jitter.size) if jitter else request.smallest)
+        smallest = (jitter.size, jitter.size) if jitter else request.smallest
+        buckets = self.transforms.buckets if request.train else None
+        if buckets is None:
+            return build_batch(samples, smallest=smallest)
+        sides = zip(smallest, *(sample.image.shape[1:] for sample in samples), strict=True)
+        height, width = (max(side) for side in sides)
+        return pad_truth(build_batch(samples, smallest=bucket_of((height, width), buckets)), buckets)
 
     def largest_size(self, rows: Iterable[int], seeds: Iterable[int]) -> tuple[int, int]:
         """(height, width) that holds each of the photographs as training sees them; none is read."""

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from pydantic import field_validator
 
 from groundup.config import Options
+from groundup.data.buckets import BucketOptions
 from groundup.data.copy_paste import CopyPasteOptions
 from groundup.data.geometry import Mirrors, View, one_pixel, rasterise_polygons, view_truth
 from groundup.data.order import random_fractions
@@ -105,6 +106,9 @@ class TransformOptions(Options):
     """Evaluation: the longer side stays within so many pixels."""
     mask_format: Literal["polygons", "bitmaps"] = "polygons"
     """Keep polygons as they are, or draw them at the photograph's resolution as torchvision does."""
+    buckets: BucketOptions | None = None
+    """Training: pad batches to a few shapes, for `training.compile` and `training.capture`; None pads each to
+    what it needs. Group norms look at padding, so this is a part of what is trained."""
 
     @field_validator("short_side", mode="before")
     @classmethod
@@ -123,6 +127,13 @@ class TransformOptions(Options):
         sides = (*self.short_side, self.max_side, self.test_short_side, self.test_max_side)
         if not self.short_side or min(sides) < 1:
             raise ValueError("short_side, max_side, test_short_side and test_max_side need at least 1 pixel")
+        jitter = self.large_scale_jitter
+        largest = (self.max_side, self.max_side) if jitter is None else (jitter.size, jitter.size)
+        if self.buckets is not None and not self.buckets.holds(largest):
+            raise ValueError(
+                f"buckets.sizes is {list(self.buckets.sizes)}, but a batch of high and wide photographs can need "
+                f"{largest[0]} x {largest[1]} pixels: add a size that holds them"
+            )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is a probability in 0 .. 1, not {self.flip}")
 

@@ -96,8 +96,16 @@ def parameter_rules(model: nn.Module, options: OptimizerOptions) -> dict[str, tu
     return rules
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, options: OptimizerOptions, *, is_unread: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer over the parameters that learn, one group for each rule; rates are set by `apply_lr`.
+
+    Args:
+        model: where it will train.
+        options: of the optimizer.
+        is_unread: steps are taken before their losses are read: on a GPU everything that they hang on, rate
+            included, then lies there, and one kernel takes the step or leaves it.
 
     Raises:
         UsageError: nothing in the model learns.
@@ -112,15 +120,32 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         {"params": members, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), members in groups.items()
     ]
+    device = next(iter(parameters.values())).device
+    fused = True if is_unread and device.type == "cuda" else None
+    optimizer: torch.optim.Optimizer
     if options.name == "adamw":
-        return torch.optim.AdamW(described, lr=0.0, betas=options.betas)
-    return torch.optim.SGD(described, lr=0.0, momentum=options.momentum, nesterov=options.nesterov)
+        optimizer = torch.optim.AdamW(described, lr=0.0, betas=options.betas, fused=fused)
+    else:
+        momentum, nesterov = options.momentum, options.nesterov
+        optimizer = torch.optim.SGD(described, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
+    if fused:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=device)
+    return optimizer
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether one kernel takes the whole step, and looks itself whether to."""
+    return bool(optimizer.defaults.get("fused"))
 
 
 def apply_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of every group: `lr` times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * group["lr_scale"])
+        else:
+            group["lr"] = lr * group["lr_scale"]
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Float[Tensor, ""]:
@@ -176,6 +201,7 @@ def load_optimizer_state(
             raise CheckpointError(
                 f"optimizer state '{full_name}' of shape {tuple(value.shape)} does not fit: {found}"
             )
-        # A scalar is AdamW's step counter, which torch keeps on the CPU; the rest lives with its parameter.
-        is_counter = value.dim() == 0 and parameter.dim() > 0
+        # A scalar is AdamW's step counter, which torch keeps on the CPU unless the step is one kernel; the
+        # rest lives with its parameter.
+        is_counter = value.dim() == 0 and parameter.dim() > 0 and not is_fused(optimizer)
         optimizer.state[parameter][key] = value.clone() if is_counter else value.to(parameter.device)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from groundup.engine.capture import Outputs, Repeater
 from groundup.engine.distributed import World
 from groundup.engine.gradients import GradientSum
 from groundup.engine.numerics import Precision, autocast, step_seed
 from groundup.engine.optimizer import OptimizerOptions, apply_lr, clip_gradients, gradient_norm
+from groundup.engine.readings import Guard, TakenStep, parameters_of
 from groundup.engine.state import TrainingState
 from groundup.errors import DivergedError, UsageError
 from groundup.metering import part
@@ -39,12 +41,31 @@ class Team:
     share: Share
     """This process's part of every microbatch."""
     gradients: GradientSum
+    guard: Guard | None = None
+    """Stops what must not move while losses are read late; None where they are read at every step."""
+    repeater: Repeater | None = None
+    """Captures and repeats the step; None where it is taken as written."""
 
 
-def build_team(model: nn.Module, optimizer: torch.optim.Optimizer, share: Share, world: World) -> Team:
+def build_team(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    share: Share,
+    world: World,
+    *,
+    reads_late: bool = False,
+    captures: bool = False,
+) -> Team:
     """The processes of `world` at work on what the optimizer trains."""
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return Team(world=world, share=share, gradients=GradientSum(model, trained, world))
+    trained = parameters_of(optimizer)
+    device = trained[0].device
+    return Team(
+        world=world,
+        share=share,
+        gradients=GradientSum(model, trained, world),
+        guard=Guard(device) if reads_late or captures else None,
+        repeater=Repeater(device) if captures else None,
+    )
 
 
 @part("data wait")
@@ -79,55 +100,102 @@ def take_step(
     lr: float,
     seed: int,
     precision: Precision,
-) -> tuple[dict[str, float], float]:
-    """Move the weights once; the losses and the norm of their gradient (before clipping) come back.
+) -> TakenStep:
+    """Move the weights once; what the step computed comes back, read or, under a guard, not.
 
-    The one wait for a GPU is the reading of these numbers, between the gradients and the optimizer:
-    nothing that is not finite reaches the weights.
+    Without a guard the one wait for a GPU is the reading of these numbers, between the gradients and the
+    optimizer; with one there is none. Either way nothing that is not finite reaches the weights.
 
     Raises:
-        DivergedError: a loss or the gradient is not finite; the weights are as they were.
+        DivergedError: a loss or the gradient is not finite; the weights are as they were. Under a guard
+            `refuse_diverged` raises it, once the step is read.
     """
     apply_lr(state.optimizer, lr)
-    state.optimizer.zero_grad(set_to_none=True)
+    # Captured passes add to the gradients that lie there.
+    state.optimizer.zero_grad(set_to_none=team.repeater is None)
     torch.manual_seed(step_seed(seed, state.images_seen, team.world.rank))
     sums = sum_losses(state, microbatches, losses_of, team, precision)
-    norm = finished_gradient(state, team)
+    finish_gradient(state, team)
     shares = team.world.sum_tensor(torch.stack([*sums.values()]))
-    *values, norm_value = torch.cat([shares, norm.float()[None]]).tolist()
-    losses = dict(zip(sums, values, strict=True))
-    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > LEAST_SCALE
-    if not all(map(math.isfinite, values)) or not (math.isfinite(norm_value) or overflowed):
-        raise diverged(state, microbatches, team, losses, norm_value, lr)
-    move_weights(state, norm, norm_value, options)
+    move = move_now if team.guard is None else move_guarded
+    taken = TakenStep(
+        names=tuple(sums),
+        values=shares,
+        images_seen=state.images_seen,
+        lr=lr,
+        image_ids=[batch.image_ids for batch in microbatches],
+    )
+    move(state, taken, options, team)
+    if state.average is not None:
+        state.average.update_parameters(state.model)
     count_step(state, microbatches, team)
-    return losses, norm_value
+    return taken
 
 
 @part("optimizer")
-def finished_gradient(state: TrainingState, team: Team) -> Tensor:
-    """The norm of the gradient, once all processes have added theirs and the loss scale is out of it."""
+def finish_gradient(state: TrainingState, team: Team) -> None:
+    """Wait until all processes have added their gradients, and take the loss scale out of them."""
     team.gradients.finish()
     state.scaler.unscale_(state.optimizer)
-    return gradient_norm(trained_parameters(state))
 
 
 @part("optimizer")
-def move_weights(state: TrainingState, norm: Tensor, norm_value: float, options: OptimizerOptions) -> None:
-    """One step of the optimizer, clipped, and of the average; none where fp16 has overflowed."""
+def move_now(state: TrainingState, taken: TakenStep, options: OptimizerOptions, team: Team) -> None:
+    """Read the step and, where it is finite, move the weights; its values get the gradient's norm.
+
+    Raises:
+        DivergedError: it is not.
+    """
+    parameters = parameters_of(state.optimizer)
+    norm = gradient_norm(parameters)
+    taken.values = torch.cat([taken.values, norm.float()[None]]).cpu()
+    losses, norm_value = taken.read()
+    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > LEAST_SCALE
+    if not all(map(math.isfinite, losses.values())) or not (math.isfinite(norm_value) or overflowed):
+        raise diverged(taken, team)
     if math.isfinite(norm_value):
-        clip_gradients(trained_parameters(state), norm, options)
+        clip_gradients(parameters, norm, options)
     else:
         state.skipped_steps += 1
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if state.average is not None:
-        state.average.update_parameters(state.model)
 
 
-def trained_parameters(state: TrainingState) -> list[nn.Parameter]:
-    """What the optimizer trains."""
-    return [p for group in state.optimizer.param_groups for p in group["params"]]
+@part("optimizer")
+def move_guarded(state: TrainingState, taken: TakenStep, options: OptimizerOptions, team: Team) -> None:
+    """Move the weights unless anything was ever not finite; nobody waits. Values get the gradient's norm."""
+    guard, optimizer = team.guard, state.optimizer
+    assert guard is not None, "there is one, or the step is read at once"
+    parameters = parameters_of(optimizer)
+
+    def move(shares: Tensor) -> Outputs:
+        norm = gradient_norm(parameters)
+        values = torch.cat([shares, norm.float()[None]])
+        guard.watch(values)
+        clip_gradients(parameters, norm, options)
+        guard.step(optimizer)
+        return {"values": values}
+
+    if team.repeater is None:
+        taken.values = move(taken.values)["values"]
+        return
+    has_gradient = tuple(parameter.grad is not None for parameter in parameters)
+    with capturable(optimizer):
+        taken.values = team.repeater.run(("move", has_gradient), taken.values, move)["values"]
+
+
+@contextlib.contextmanager
+def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Say to optimizers that ask that their step may be captured: all that it reads lies on the device."""
+    groups = [group for group in optimizer.param_groups if "capturable" in group]
+    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def sum_losses(
@@ -147,26 +215,35 @@ def sum_losses(
     weight = team.share.weight
     sums: dict[str, Tensor] = {}
 
-    def backward(batch: Batch, losses_of: Losses) -> None:
+    def backward(batch: Batch, losses_of: Losses) -> Outputs:
         with autocast(device, precision):
             losses = losses_of(batch.to(device))
         part = batch.num_images / num_images * weight
         shares = {name: loss.float() * part for name, loss in losses.items()}
         backpropagate(state.scaler.scale(torch.stack(list(shares.values())).sum()))
-        for name, share in shares.items():
-            sums[name] = sums[name] + share.detach() if name in sums else share.detach()
+        return {name: share.detach() for name, share in shares.items()}
+
+    def counted(batch: Batch) -> Outputs:
+        shares: Outputs = {}
+        # The model's own method: operations inside a compiled function cannot be seen.
+        flops = count_flops(lambda: shares.update(backward(batch, state.model.losses)))  # type: ignore[arg-type]
+        flops, pixels = team.world.sum_counts([flops, padded_pixels(batch)])
+        state.flops_per_pixel = flops / pixels
+        if team.repeater is not None:
+            team.repeater.forget()  # the model is new, or has changed its form
+        return shares
 
     for batch in microbatches:
         is_last = batch is microbatches[-1]
         with team.gradients.last_pass() if is_last else contextlib.nullcontext():
             if state.flops_per_pixel is None:
-                first = batch
-                # The model's own method: operations inside a compiled function cannot be seen.
-                flops = count_flops(lambda: backward(first, state.model.losses))  # type: ignore[arg-type]  # noqa: B023
-                flops, pixels = team.world.sum_counts([flops, padded_pixels(first)])
-                state.flops_per_pixel = flops / pixels
+                shares = counted(batch)
+            elif team.repeater is not None:
+                shares = team.repeater.run("pass", batch, lambda seen: backward(seen, losses_of))
             else:
-                backward(batch, losses_of)
+                shares = backward(batch, losses_of)
+        for name, share in shares.items():
+            sums[name] = sums[name] + share if name in sums else share
     return sums
 
 
@@ -204,23 +281,27 @@ def spend(state: TrainingState, seconds: float) -> None:
     state.exposure = state.exposure + Exposure(seconds=seconds)
 
 
-def diverged(
-    state: TrainingState,
-    microbatches: Sequence[Batch],
-    team: Team,
-    losses: dict[str, float],
-    norm: float,
-    lr: float,
-) -> DivergedError:
+def refuse_diverged(taken: TakenStep, team: Team) -> None:
+    """Stop at a step that a guard has kept from the weights.
+
+    Raises:
+        DivergedError: a number of the step is not finite.
+    """
+    if not taken.is_finite():
+        raise diverged(taken, team)
+
+
+def diverged(taken: TakenStep, team: Team) -> DivergedError:
     """What is not finite, where, on which photographs of all processes, and what to do; the first says it."""
-    own = [int(i) for batch in microbatches for i in batch.image_ids]
+    losses, norm = taken.read()
+    own = [int(i) for image_ids in taken.image_ids for i in image_ids]
     ids = [i for part in team.world.gather(lambda: own) for i in part]
     named = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if len(ids) > MAX_NAMED else "")
     shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    num_images = len(microbatches) * team.share.num_images
+    num_images = len(taken.image_ids) * team.share.num_images
     error = DivergedError(
-        f"not finite in step {state.images_seen // num_images} (after {state.images_seen} images, "
-        f"rate {lr:.3g}): {shown}, gradient norm {norm:.4g}, on images {named}; the weights were not "
+        f"not finite in step {taken.images_seen // num_images} (after {taken.images_seen} images, "
+        f"rate {taken.lr:.3g}): {shown}, gradient norm {norm:.4g}, on images {named}; the weights were not "
         "moved; lower schedule.lr, lengthen schedule.warmup_images, set optimizer.clip, or check these images"
     )
     error.is_told = not team.world.leads

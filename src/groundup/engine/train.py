@@ -12,7 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from groundup.config import Options, plain
 from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
+from groundup.engine.capture import check_capture
 from groundup.engine.distributed import TIMEOUT, World
 from groundup.engine.gauges import build_stopwatch, memory_held
 from groundup.engine.journal import Journal, open_log
@@ -38,8 +39,17 @@ from groundup.engine.schedule import (
     lr_at,
     total_images,
 )
+from groundup.engine.readings import TakenStep
 from groundup.engine.state import TrainingState, Window, versions
-from groundup.engine.step import Losses, Team, build_team, draw_microbatches, spend, take_step
+from groundup.engine.step import (
+    Losses,
+    Team,
+    build_team,
+    draw_microbatches,
+    refuse_diverged,
+    spend,
+    take_step,
+)
 from groundup.engine.stop import StopFlag, listening
 from groundup.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from groundup.metering import PART, Stopwatch, pace_of, part
@@ -111,7 +121,14 @@ class TrainOptions(Options):
     precision: Precision = "fp32"
     """fp32 as written, or autocast to bf16, or to fp16 with a loss scale."""
     compile: bool = False
-    """Compile the losses with torch.compile; each new shape may be compiled anew."""
+    """Compile the losses with torch.compile; each new shape may be compiled anew (`transforms.buckets`)."""
+    capture: bool = False
+    """Capture steps as CUDA graphs, one for each shape, and repeat them: for one process on one GPU, with
+    `model.roi_slots=fixed` and `transforms.buckets`. With or without `compile`."""
+    read_every: int = 1
+    """Steps between readings of losses. At 1 every step waits for the GPU to say that its losses are finite;
+    above 1 the GPU itself keeps what is not finite from the weights, and the run stops when it is read: at
+    the latest before anything is logged, evaluated or saved."""
     evaluate_every: int | None = None
     """Images between evaluations; one always follows the last step. None: only that."""
     deterministic: bool = False
@@ -121,8 +138,13 @@ class TrainOptions(Options):
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "TrainOptions":
-        """Refuse counts and periods below 1, and microbatches that do not fill a batch."""
-        for name in ("accumulate", "evaluate_every"):
+        """Refuse counts and periods below 1, microbatches that do not fill a batch, and unread fp16."""
+        if self.precision == "fp16" and (self.capture or self.read_every > 1):
+            raise ValueError(
+                "precision is fp16, whose loss scale is read at every step, but capture is "
+                f"{str(self.capture).lower()} and read_every {self.read_every}: write precision=bf16"
+            )
+        for name in ("accumulate", "evaluate_every", "read_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
@@ -209,6 +231,8 @@ def train(
     place = world = world or World()
     world.together(lambda: check_schedule(options.schedule, num_images))
     world.together(lambda: check_late_parts(model, options.schedule))
+    if options.capture:
+        world.together(lambda: check_capture(next(model.parameters()).device, place.size))
     plan = Plan(options=options, num_images=num_images, seed=seed, recipe=recipe)
     share = world.together(
         lambda: Share(
@@ -241,7 +265,14 @@ def train(
             folder=folder,
             plan=plan,
             state=state,
-            team=build_team(model, state.optimizer, share, world),
+            team=build_team(
+                model,
+                state.optimizer,
+                share,
+                world,
+                reads_late=options.read_every > 1,
+                captures=options.capture,
+            ),
             journal=journals[0] if journals else None,
             evaluate=evaluate,
             stop=flag,
@@ -273,6 +304,22 @@ class Run:
     stop: StopFlag
     stopwatch: Stopwatch | None
     """Counts the parts of steps; None without `profile`."""
+    unread: list[TakenStep] = field(default_factory=list)
+    """Steps whose losses the host has not seen."""
+
+    def read(self) -> None:
+        """See the losses of all steps taken; count and show them.
+
+        Raises:
+            DivergedError: one was not finite; the weights are as they were before it.
+        """
+        began = time.monotonic()
+        for taken in self.unread:
+            refuse_diverged(taken, self.team)
+        waited_for_device = (time.monotonic() - began) / max(1, len(self.unread))
+        for taken in self.unread:
+            record_step(self, taken, waited_for_device)
+        self.unread.clear()
 
     def append(self, kind: str, **facts: Any) -> None:
         """Add a record to the log."""
@@ -284,7 +331,8 @@ class Run:
         return contextlib.nullcontext() if self.stopwatch is None else self.stopwatch.running()
 
     def save(self) -> Path:
-        """Commit a checkpoint, not before its log is on the disk."""
+        """Commit a checkpoint, not before its log is on the disk and its losses are known to be finite."""
+        self.read()
         return self.team.world.lead(self._commit)
 
     def _commit(self) -> Path:
@@ -299,6 +347,7 @@ class Run:
 
     def judge(self) -> None:
         """Evaluate the weights that count, unless the log already says what came out."""
+        self.read()
         state, world = self.state, self.team.world
         if self.evaluate is None or world.lead(self._is_judged):
             return
@@ -322,10 +371,12 @@ class Run:
 
         Raises:
             Interrupted: any process was asked to stop; all of them stop here.
+            DivergedError: as `read`.
         """
         reason = self.stop.reason
         must_stop, must_save = self.team.world.any_of([reason is not None, is_late])
         if must_stop:
+            self.read()
             raise Interrupted(f"stopped by {reason}")
         return must_save
 
@@ -366,7 +417,7 @@ def loop(run: Run, batches: Batches) -> None:
             waited = time.monotonic() - began
             enter_phase(state, is_late=plan.is_late(state.images_seen))
             lr = plan.lr(state.images_seen)
-            losses, norm = take_step(
+            taken = take_step(
                 state,
                 microbatches,
                 losses_of,
@@ -376,7 +427,10 @@ def loop(run: Run, batches: Batches) -> None:
                 seed=plan.seed,
                 precision=options.precision,
             )
-        record_step(run, losses, norm, seconds=time.monotonic() - began, waited=waited)
+        taken.seconds, taken.waited = time.monotonic() - began, waited
+        run.unread.append(taken)
+        if len(run.unread) >= options.read_every:
+            run.read()
         is_last = state.images_seen >= plan.total
         if is_last or plan.is_due(state.images_seen, upkeep.log_every):
             record_window(run, lr)
@@ -419,7 +473,11 @@ def build_state(model: nn.Module, plan: Plan, device: torch.device) -> TrainingS
         model.to(memory_format=torch.channels_last)
     return TrainingState(
         model=model,
-        optimizer=build_optimizer(model, plan.options.optimizer),
+        optimizer=build_optimizer(
+            model,
+            plan.options.optimizer,
+            is_unread=plan.options.capture or plan.options.read_every > 1,
+        ),
         average=build_average(model, plan.options.optimizer),
         scaler=build_scaler(device, plan.options.precision),
     )
@@ -441,18 +499,21 @@ def losses_method(model: nn.Module, *, compiled: bool) -> Losses:
     return part("compiled losses", is_whole=True)(torch.compile(losses_of))
 
 
-def record_step(run: Run, losses: dict[str, float], norm: float, *, seconds: float, waited: float) -> None:
-    """Count a step and show it."""
-    state = run.state
+def record_step(run: Run, taken: TakenStep, waited_for_device: float) -> None:
+    """Count a step and show it; its part of the wait for its numbers belongs to its time."""
+    state, batch_size = run.state, run.plan.batch_size
+    losses, norm = taken.read()
+    seconds = taken.seconds + waited_for_device
     spend(state, seconds)
-    state.window.add(losses, norm, images=run.plan.batch_size, seconds=seconds, waited=waited)
+    state.window.add(losses, norm, images=batch_size, seconds=seconds, waited=taken.waited)
     if run.journal is not None:
-        shown = run.journal.progress
-        shown.step(state.images_seen, loss=sum(losses.values()), seconds=seconds, waited=waited)
+        loss, seen = sum(losses.values()), taken.images_seen + batch_size
+        run.journal.progress.step(seen, loss=loss, seconds=seconds, waited=taken.waited)
 
 
 def record_window(run: Run, lr: float) -> None:
     """Log the steps since the last record and begin anew."""
+    run.read()
     state, window = run.state, run.state.window
     bill = state.exposure.to_json()
     timing = window.timing() | {"exposure_seconds": bill.pop("seconds")} | memory_held(state.model)
