@@ -26,7 +26,7 @@ class NoCopies(TorchDispatchMode):
 
 @contextlib.contextmanager
 def without_numbers(build, device="cpu"):
-    """What `build` builds of tensors without numbers; no number can be asked for. It gets what empties tensors."""
+    """What `build` builds of tensors without numbers; it is given what takes a tensor's numbers."""
     with FakeTensorMode() as mode:
         built = build(lambda tensor: mode.from_tensor(tensor).to(device))
         with NoCopies() if device == "cuda" else contextlib.nullcontext():

@@ -23,7 +23,11 @@ TRANSFORMS = TransformOptions(short_side=(32, 48), short_side_choice="range", ma
 
 def shapes_of(batch):
     masks = batch.masks
-    tensors = (batch.images, batch.labels, *((masks.edges, masks.polygon_instance, masks.pixels) if masks else ()))
+    tensors = (
+        batch.images,
+        batch.labels,
+        *((masks.edges, masks.polygon_instance, masks.pixels) if masks else ()),
+    )
     return (*(tuple(tensor.shape) for tensor in tensors), masks and masks.bounds)
 
 

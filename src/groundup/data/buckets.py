@@ -50,8 +50,8 @@ class BucketOptions(Options):
         odd = [size for size in self.sizes if min(size) < 1 or any(side % PAD_MULTIPLE for side in size)]
         if odd or not self.sizes:
             raise ValueError(
-                f"buckets.sizes is {list(self.sizes)}, but needs at least one (height, width), all multiples of "
-                f"{PAD_MULTIPLE}"
+                f"buckets.sizes is {list(self.sizes)}, but needs at least one (height, width), "
+                f"all multiples of {PAD_MULTIPLE}"
             )
         return self
 
@@ -86,7 +86,9 @@ def pad_truth(batch: Batch, options: BucketOptions) -> Batch:
         boxes=F.pad(batch.boxes, (0, 0, 0, more)),
         labels=F.pad(batch.labels, (0, more), value=-1),
         keypoints=None if keypoints is None else F.pad(keypoints, (0, 0, 0, 0, 0, more)),
-        masks=None if batch.masks is None else pad_masks(batch.masks, batch.num_images, before, slots, options),
+        masks=None
+        if batch.masks is None
+        else pad_masks(batch.masks, batch.num_images, before, slots, options),
     )
 
 

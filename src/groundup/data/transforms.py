@@ -131,8 +131,8 @@ class TransformOptions(Options):
         largest = (self.max_side, self.max_side) if jitter is None else (jitter.size, jitter.size)
         if self.buckets is not None and not self.buckets.holds(largest):
             raise ValueError(
-                f"buckets.sizes is {list(self.buckets.sizes)}, but a batch of high and wide photographs can need "
-                f"{largest[0]} x {largest[1]} pixels: add a size that holds them"
+                f"buckets.sizes is {list(self.buckets.sizes)}, but a batch of high and wide photographs "
+                f"can need {largest[0]} x {largest[1]} pixels: add a size that holds them"
             )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is a probability in 0 .. 1, not {self.flip}")

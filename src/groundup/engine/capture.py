@@ -36,8 +36,8 @@ def check_capture(device: torch.device, num_processes: int) -> None:
         )
     if num_processes > 1:
         raise UsageError(
-            f"training.capture is true, but {num_processes} processes train together: sums over processes are "
-            "not captured; write training.capture=false, or start one process"
+            f"training.capture is true, but {num_processes} processes train together: sums over processes "
+            "are not captured; write training.capture=false, or start one process"
         )
 
 
@@ -108,9 +108,7 @@ class Repeater:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.empty_cache()  # what the first time took from the common pool, the graph's will need
         # The loader's thread pins memory meanwhile: only this thread must keep from what cannot be captured.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             outputs = work(held)
         return Captured(graph=graph, inputs=held, outputs=outputs)
 
@@ -128,7 +126,8 @@ def on_device(inputs: Inputs, device: torch.device) -> Inputs:
 def shape_of(inputs: Record | Tensor) -> Hashable:
     """All of the inputs but their numbers."""
     return tuple(
-        (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value for value in parts_of(inputs)
+        (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+        for value in parts_of(inputs)
     )
 
 

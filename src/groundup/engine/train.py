@@ -21,8 +21,8 @@ from pydantic import model_validator
 from torch import nn
 
 from groundup.config import Options, plain
-from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
 from groundup.engine.capture import check_capture
+from groundup.engine.checkpoint import Checkpoint, newest_checkpoint, remove_drafts
 from groundup.engine.distributed import TIMEOUT, World
 from groundup.engine.gauges import build_stopwatch, memory_held
 from groundup.engine.journal import Journal, open_log
@@ -30,6 +30,7 @@ from groundup.engine.late import check_late_parts, enter_phase
 from groundup.engine.numerics import Precision, build_scaler, determinism
 from groundup.engine.optimizer import OptimizerOptions, build_average, build_optimizer
 from groundup.engine.progress import Progress
+from groundup.engine.readings import TakenStep
 from groundup.engine.schedule import (
     ScheduleOptions,
     check_schedule,
@@ -39,7 +40,6 @@ from groundup.engine.schedule import (
     lr_at,
     total_images,
 )
-from groundup.engine.readings import TakenStep
 from groundup.engine.state import TrainingState, Window, versions
 from groundup.engine.step import (
     Losses,

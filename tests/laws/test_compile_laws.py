@@ -1,0 +1,46 @@
+"""The losses in fixed shapes are one graph for torch.compile, and compiled they are the same numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# In a process of its own: the checks of shapes that tests run with are no part of what is compiled.
+SCRIPT = """
+import sys
+backend, name = sys.argv[1:3]
+sys.path[:0] = sys.argv[3:]
+import torch
+torch.set_num_threads(1)
+from detector_worlds import tiny_detector
+import test_static_laws as laws
+batch = laws.bounded(laws.batch_for(name))
+numbers = []
+for compiled in (False, True):
+    model = tiny_detector(roi_slots="fixed", **laws.DETECTORS[name])
+    losses_of = model.losses
+    if compiled:
+        losses_of = torch.compile(losses_of, fullgraph=True, dynamic=False, backend=backend)
+    losses = losses_of(batch)
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {path: parameter.grad for path, parameter in model.named_parameters()}
+    numbers.append(({path: loss.detach() for path, loss in losses.items()}, gradients))
+(written, compiled) = numbers
+torch.testing.assert_close(compiled[0], written[0], rtol=1e-4, atol=1e-6)
+torch.testing.assert_close(compiled[1], written[1], rtol=1e-2, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", ["faster", "mask", "keypoint", "cascade", "shared proposals"])
+def test_compiled_losses_are_one_graph_with_the_numbers_of_those_as_written(name, backend):
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, backend, name, *places],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
