@@ -52,9 +52,7 @@ def training_of(model, *, num_images, captures=False, compiled=False, precision=
     losses_of = torch.compile(model.losses, fullgraph=True, dynamic=False) if compiled else model.losses
 
     def step(batch):
-        return take_step(
-            state, [batch], losses_of, options, team, lr=0.01, seed=0, precision=precision
-        )
+        return take_step(state, [batch], losses_of, options, team, lr=0.01, seed=0, precision=precision)
 
     return step, state, team
 
@@ -144,7 +142,9 @@ def test_the_kernel_suppresses_as_the_cpu_does(num):
 
 
 @pytest.mark.parametrize(
-    "ways", [{}, {"captures": True}, {"captures": True, "compiled": True}], ids=["as written", "captured", "both"]
+    "ways",
+    [{}, {"captures": True}, {"captures": True, "compiled": True}],
+    ids=["as written", "captured", "both"],
 )
 @pytest.mark.parametrize("num_images", [2, 16])
 def test_images_a_second(num_images, ways):

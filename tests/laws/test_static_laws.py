@@ -60,12 +60,14 @@ def with_a_bitmap(masks: Masks, row: int) -> Masks:
     """The masks, that of the last row in place of polygons as a bitmap."""
     keeps = masks.polygon_instance != row
     generator = torch.Generator().manual_seed(row)
+    pixels = torch.zeros(30, 40, dtype=torch.uint8)  # with the margin that bitmaps have
+    pixels[1:-1, 1:-1] = torch.randint(0, 2, (28, 38), generator=generator)
     return replace(
         masks,
         edges=masks.edges[keeps[masks.edge_polygon]],
         edge_polygon=masks.edge_polygon[keeps[masks.edge_polygon]],
         polygon_instance=masks.polygon_instance[keeps],
-        pixels=torch.randint(0, 2, (30 * 40,), generator=generator, dtype=torch.uint8),
+        pixels=pixels.flatten(),
         bitmap_boxes=torch.tensor([[20, 30, 60, 60]]),
         bitmap_instance=torch.tensor([row]),
     )
@@ -97,7 +99,8 @@ def step_of(model, batch):
 
 def empty_world(name, slots, batch, device):
     def build(emptied):
-        model = tiny_detector(roi_slots=slots, **DETECTORS[name]).to(device)
+        with torch.device(device):
+            model = tiny_detector(roi_slots=slots, **DETECTORS[name])
         return model, batch.map(emptied)
 
     return without_numbers(build, device)

@@ -49,7 +49,7 @@ class Guard:
 
     def __init__(self, device: torch.device) -> None:
         """Begin with the flag down."""
-        self.flag = torch.zeros(1, device=device)
+        self.flag = torch.zeros((), device=device)
         """0 or 1, as optimizers know it from loss scales: `found_inf`."""
 
     def watch(self, values: Tensor) -> None:

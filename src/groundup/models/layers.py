@@ -31,12 +31,9 @@ class ConvBlock(nn.Sequential):
         """Begin with the first weights that `init` gives to layers of the part."""
         conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=norm == "none")
         initialise(conv, init, part)
-        layers: list[nn.Module] = [conv]
-        if norm != "none":
-            layers.append(build_norm(norm, channels_out))
-        if has_relu:
-            layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers)
+        # Norm and ReLU are one layer, that what computes them in one go finds them together.
+        activation = nn.ReLU(inplace=True) if has_relu else None
+        super().__init__(conv, build_norm(norm, channels_out, activation=activation))
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:  # noqa: A002
         """The map after the layers."""

@@ -19,7 +19,7 @@ MOST_WARPS = 16
 """Warps of a program at most; Triton allows 32."""
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def suppress(boxes, candidates, kept, num, threshold, width: tl.constexpr):  # type: ignore[no-untyped-def]
     """Write 1 for each box of this program's group that survives, 0 for the others.
 
