@@ -66,7 +66,11 @@ def count(height: int, width: int, num_images: int) -> dict[str, Any]:
             losses = model.losses(seen)
         with FlopCounterMode(display=False) as backward:
             torch.stack(list(losses.values())).sum().backward()
-    parts = {name: sum(ops.values()) for name, ops in forward.get_flop_counts().items() if name != "Global" and "." not in name}
+    parts = {
+        name: sum(ops.values())
+        for name, ops in forward.get_flop_counts().items()
+        if name != "Global" and "." not in name
+    }
     total = forward.get_total_flops() + backward.get_total_flops()
     return {
         "size": [num_images, height, width],

@@ -4,18 +4,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from asks import without_numbers
 from groundup.engine.capture import check_capture, copy_into, on_device, shape_of
 from groundup.engine.checkpoint import newest_checkpoint
-from groundup.engine.distributed import World
-from groundup.engine.numerics import build_scaler
 from groundup.engine.optimizer import OptimizerOptions, apply_lr, build_optimizer, optimizer_state
-from groundup.engine.readings import Guard, TakenStep
-from groundup.engine.state import TrainingState
-from groundup.engine.step import build_team, move_guarded
+from groundup.engine.readings import Guard
 from groundup.engine.train import TrainOptions
 from groundup.errors import DivergedError, Interrupted, UsageError
-from groundup.shares import Share
 from small_training import SmallModel, StopAfter, draw_batch, lines_of, small_options, train_small
 
 
@@ -136,30 +130,3 @@ def test_rates_and_states_are_the_same_for_both_kinds_of_optimizer():
         apply_lr(optimizer, 0.5)
         assert {float(group["lr"]) for group in optimizer.param_groups} == {0.5, 1.0}
         assert optimizer_state(model, optimizer) == {}
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-@pytest.mark.parametrize("clip", [{}, {"clip": "norm", "clip_at": 0.1}, {"clip": "value", "clip_at": 0.1}])
-def test_on_a_gpu_a_guarded_move_asks_the_device_nothing_and_tells_it_the_rate_alone(name, clip):
-    options = OptimizerOptions(name=name, **clip)
-
-    def build(_):
-        with torch.device("cuda"):
-            model = SmallModel()
-            for parameter in model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            optimizer = build_optimizer(model, options, is_unread=True)
-            scaler = build_scaler(torch.device("cpu"), "fp32")
-            state = TrainingState(model=model, optimizer=optimizer, average=None, scaler=scaler)
-            team = build_team(model, optimizer, Share(num_images=2), World(), reads_late=True)
-            values = torch.zeros(2)
-        names = ("loss_corner", "loss_far")
-        return state, team, TakenStep(names=names, values=values, images_seen=0, lr=0.1, image_ids=[])
-
-    with without_numbers(build, "cuda") as (state, team, taken):
-        for _ in range(2):
-            apply_lr(state.optimizer, 0.1)
-            taken.values = taken.values[:2]
-            move_guarded(state, taken, options, team)
-        assert taken.values.shape == (3,)
-        assert taken.values.device.type == "cuda"

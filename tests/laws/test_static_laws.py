@@ -14,6 +14,7 @@ from detector_worlds import (
     tiny_detector,
     tiny_options,
 )
+from groundup.engine.numerics import autocast
 from groundup.models.cascade import CascadeOptions
 from groundup.models.keypoint_head import KeypointHeadOptions
 from groundup.models.proposals import Tops, choose_fixed, choose_real
@@ -106,19 +107,19 @@ def empty_world(name, slots, batch, device):
     return without_numbers(build, device)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_the_step_in_fixed_shapes_needs_no_number(name):
-    with empty_world(name, "fixed", bounded(batch_for(name)), "cpu") as (model, batch):
+def test_the_step_in_fixed_shapes_needs_no_number(name, precision):
+    with (
+        empty_world(name, "fixed", bounded(batch_for(name)), "cpu") as (model, batch),
+        autocast(torch.device("cpu"), precision),
+    ):
         step_of(model, batch)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_on_a_gpu_the_losses_in_fixed_shapes_ask_the_device_nothing_and_tell_it_nothing(name, precision):
-    with (
-        empty_world(name, "fixed", bounded(batch_for(name)), "cuda") as (model, batch),
-        torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"),
-    ):
+def test_on_a_gpu_the_losses_in_fixed_shapes_ask_the_device_nothing_and_tell_it_nothing(name):
+    with empty_world(name, "fixed", bounded(batch_for(name)), "cuda") as (model, batch):
         assert {loss.device.type for loss in model.losses(batch).values()} == {"cuda"}
 
 

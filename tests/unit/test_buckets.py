@@ -67,7 +67,7 @@ def test_padded_truth_changes_no_loss():
     model = tiny_detector(keypoint_head=head)
     padded = pad_truth(batch, SMALL)
     assert padded.labels.shape == (3, 8)
-    assert padded.masks.bounds.edges == 4
+    assert padded.masks.bounds.edges == 8
     plain = model.losses(batch)
     for name, loss in model.losses(padded).items():
         torch.testing.assert_close(loss, plain[name], rtol=1e-5, atol=1e-7, msg=name)

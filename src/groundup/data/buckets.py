@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 
 class BucketOptions(Options):
-    """The shapes of training batches. Truth beyond a number is padded to twice, four times ... that number."""
+    """The shapes of training batches. Truth beyond a number is padded to twice that, four times ..."""
 
     sizes: tuple[Size, ...] = ((800, 1088), (1088, 800), (800, 1344), (1344, 800), (1344, 1344))
     """(height, width) of padded images, multiples of 32; a batch goes to the least in area that holds it. The
@@ -155,7 +155,7 @@ def rung(needs: Sequence[tuple[int, int]], unit: int) -> int:
 
 def moved_rows(rows: Int[Tensor, " S"], before: int, slots: int) -> Int[Tensor, " S"]:
     """Flat instance rows image * before + slot as image * slots + slot."""
-    return rows // before * slots + rows % before
+    return rows // max(1, before) * slots + rows % max(1, before)
 
 
 def most_of(rows: Int[Tensor, " V"]) -> int:

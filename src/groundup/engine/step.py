@@ -188,7 +188,7 @@ def move_guarded(state: TrainingState, taken: TakenStep, options: OptimizerOptio
 def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Say to optimizers that ask that their step may be captured: all that it reads lies on the device."""
     groups = [group for group in optimizer.param_groups if "capturable" in group]
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    optimizer._warned_capturable_if_run_uncaptured = True
     for group in groups:
         group["capturable"] = True
     try:
