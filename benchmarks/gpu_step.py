@@ -5,7 +5,8 @@
 Model, pictures and replaced proposals are those of `training_step.py`. Ours has all slots of RoIs
 (`model.roi_slots=fixed`), truth padded as `transforms.buckets` does, weights and maps channels last, and
 takes the engine's own steps, compiled and captured as a CUDA graph; torchvision's runs as its reference
-does, under autocast. Steps are timed in groups, between two waits for the GPU. Where there is no CUDA it says so.
+does, under autocast. Steps are timed in groups, between two waits for the GPU. Where there is no CUDA it says
+so.
 """
 
 import functools
