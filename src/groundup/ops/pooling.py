@@ -1,10 +1,11 @@
 """RoIAlign over a pyramid: each box from the map of its level.
 
 On a GPU this is torchvision's kernel, level by level, and nothing waits for it. Its CPU kernel runs on one
-thread, one channel at a time, and its backward pass scatters single numbers. There, RoIAlign is instead what it mathematically is:
-every cell a weighted sum of a few rows (places) of one table that holds all levels, each row one place's
-channels. That is a small C kernel (`ops.roi_kernel`); where it cannot be compiled, torch's `embedding_bag`,
-whose sums are vectorised over channels too. `benchmarks/roi_align.py` measures all three.
+thread, one channel at a time, and its backward pass scatters single numbers. There, RoIAlign is instead what
+it mathematically is: every cell a weighted sum of a few rows (places) of one table that holds all levels,
+each row one place's channels. That is a small C kernel (`ops.roi_kernel`); where it cannot be compiled,
+torch's `embedding_bag`, whose sums are vectorised over channels too. `benchmarks/roi_align.py` measures all
+three.
 
 Legend:
     B  images     C  channels     N  boxes     S  RoIAlign's resolution
