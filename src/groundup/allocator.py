@@ -19,15 +19,25 @@ STRIDE = 64 * 2**20
 """Bytes by which the heap grows at once."""
 
 
-def keep_freed_memory() -> str:
+_settled: list[str] = []
+
+
+def keep_freed_memory() -> None:
     """Have the allocator of this process, and of processes forked from it, keep freed memory.
 
     Costs a few percent more resident memory. Settings of the user's own (`MALLOC_...`, `GLIBC_TUNABLES`,
     or another allocator in `LD_PRELOAD`) stand.
-
-    Returns:
-        One line that says what holds now.
     """
+    _settled[:] = [settle()]
+
+
+def allocator_line() -> str:
+    """What holds in this process, for the log and the record: one line."""
+    return _settled[0] if _settled else "allocator: as the system has it"
+
+
+def settle() -> str:
+    """Set what may be set; the line that says what holds then."""
     theirs = [
         name for name in os.environ if name.startswith("MALLOC_") or name in {"GLIBC_TUNABLES", "LD_PRELOAD"}
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from groundup.allocator import allocator_line
 from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import (
     MAX_DROPPED_RATIO,
@@ -416,6 +417,7 @@ def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginnin
                 f"{count:,} training images are left out: {reason}"
                 for reason, count in splits.left_out.items()
             ),
+            allocator_line(),
             *([kernel_line()] if default_device().type == "cpu" and has_kernel() else []),
         ],
         report=report,

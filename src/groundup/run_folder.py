@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from groundup.allocator import allocator_line
 from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import Category, category_record
 from groundup.data.order import hash_of
@@ -106,6 +107,7 @@ def environment() -> dict[str, Any]:
         if torch.cuda.is_available()
         else platform.processor() or "cpu",
         "pooling": "RoIAlign: torchvision's, on the GPU" if torch.cuda.is_available() else kernel_line(),
+        "allocator": allocator_line(),
         "versions": versions,
     }
 

@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from groundup.allocator import keep_freed_memory
 from groundup.errors import EXIT_INTERNAL, CheckpointError, GroundupError
 from groundup.records import read_json
 from groundup.study.keys import made_here
@@ -238,4 +239,5 @@ def say(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     serve()
