@@ -97,8 +97,9 @@ def test_the_rpn_has_no_norm(name):
 def test_the_box_head_has_four_convolutions_with_norms_and_one_layer_of_1024_without(name):
     head = detector(name).box_head
     assert [[type(layer) for layer in block] for block in head.convs] == [
-        [nn.Conv2d, CLASSES[NORMS[name]], nn.ReLU]
+        [nn.Conv2d, CLASSES[NORMS[name]]]
     ] * 4
+    assert [type(block[1].activation) for block in head.convs] == [nn.ReLU] * 4
     assert {block[0].out_channels for block in head.convs} == {256}
     assert [type(layer) for layer in head.fcs] == [nn.Linear, nn.ReLU]
     assert (head.fcs[0].in_features, head.fcs[0].out_features) == (256 * 49, 1024)
@@ -108,8 +109,9 @@ def test_the_box_head_has_four_convolutions_with_norms_and_one_layer_of_1024_wit
 def test_the_mask_head_has_norms_on_its_four_convolutions_alone(name):
     head = detector(name).mask_head
     assert [[type(layer) for layer in block] for block in head.convs] == [
-        [nn.Conv2d, CLASSES[NORMS[name]], nn.ReLU]
+        [nn.Conv2d, CLASSES[NORMS[name]]]
     ] * 4
+    assert [type(block[1].activation) for block in head.convs] == [nn.ReLU] * 4
     assert (head.upsample.kernel_size, head.upsample.stride) == ((2, 2), (2, 2))
     assert head.masks.out_channels == 80
 
