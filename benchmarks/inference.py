@@ -12,9 +12,7 @@ untrained network's boxes are of random size, so what is pasted is too. Rows end
 """
 
 import functools
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +28,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from groundup.allocator import keep_freed_memory
 from groundup.engine.evaluate import EvaluationOptions, detect_batch, results_of
+from groundup.metering import Stopwatch
 from groundup.models import box_head, mask_head
 from groundup.models.presets import torchvision, torchvision_v2
 from groundup.models.rcnn import RCNN, build_detector
@@ -49,30 +48,8 @@ OPTIONS = EvaluationOptions(paste="integer")
 SYSTEMS = {"frozen": torchvision("resnet50", "frozen_bn"), "gn": torchvision_v2("resnet50", "gn")}
 
 
-class Clock:
-    """Seconds by part; a part called by another counts for itself alone."""
-
-    def __init__(self) -> None:
-        """Begin with nothing running."""
-        self.seconds: dict[str, float] = {}
-        self.running: list[str] = []
-        self.since = time.perf_counter()
-
-    def mark(self) -> None:
-        """Count the time since the last mark for what is running."""
-        now = time.perf_counter()
-        if self.running:
-            self.seconds[self.running[-1]] = self.seconds.get(self.running[-1], 0.0) + now - self.since
-        self.since = now
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count the time inside under the name."""
-        self.mark()
-        self.running.append(name)
-        yield
-        self.mark()
-        self.running.pop()
+class Clock(Stopwatch):
+    """A stopwatch for parts that are not marked, as a peer's are not."""
 
     def wrap(self, owner: Any, attribute: str, name: str) -> None:
         """Count the calls of a function under the name."""
