@@ -1,4 +1,9 @@
-"""The losses in fixed shapes are one graph for torch.compile, and compiled they are the same numbers."""
+"""The losses in fixed shapes are one graph for torch.compile, and compiled they are the same numbers.
+
+In float64, since in float32 the law would ask for too much: one activation of 100,000 within rounding of a ReLU's
+corner, and its share of the gradient is there in one order of summation and not in another (mask detector: 6e-4 of
+a gradient of 0.3).
+"""
 
 import subprocess
 import sys
@@ -15,10 +20,12 @@ import torch
 torch.set_num_threads(1)
 from detector_worlds import tiny_detector
 import test_static_laws as laws
-batch = laws.bounded(laws.batch_for(name))
+def exact(values):
+    return values.double() if values.is_floating_point() else values
+batch = laws.bounded(laws.batch_for(name)).map(exact)
 numbers = []
 for compiled in (False, True):
-    model = tiny_detector(roi_slots="fixed", **laws.DETECTORS[name])
+    model = tiny_detector(roi_slots="fixed", **laws.DETECTORS[name]).double()
     losses_of = model.losses
     if compiled:
         losses_of = torch.compile(losses_of, fullgraph=True, dynamic=False, backend=backend)
@@ -27,8 +34,8 @@ for compiled in (False, True):
     gradients = {path: parameter.grad for path, parameter in model.named_parameters()}
     numbers.append(({path: loss.detach() for path, loss in losses.items()}, gradients))
 (written, compiled) = numbers
-torch.testing.assert_close(compiled[0], written[0], rtol=1e-4, atol=1e-6)
-torch.testing.assert_close(compiled[1], written[1], rtol=1e-2, atol=1e-5)
+torch.testing.assert_close(compiled[0], written[0], rtol=1e-10, atol=1e-12)
+torch.testing.assert_close(compiled[1], written[1], rtol=1e-8, atol=1e-10)
 """
 
 
