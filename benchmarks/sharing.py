@@ -18,8 +18,9 @@ from groundup.data.world import write_world
 from groundup.demo import SCENE_SIDE, SCENES, demo_study
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.schedule import UNIT_BATCH, UNIT_SET, ScheduleOptions, total_images
+from groundup.recipe import Recipe
 from groundup.records import digest_of
-from groundup.run import Recipe, train_run
+from groundup.run import train_run
 from groundup.study.plan import RunPlan, read_plan
 from groundup.study.runner import begin_study
 from groundup.study.sharing import share_trunks

@@ -34,19 +34,11 @@ from groundup.metrics.voc_ap import VocMetric
 from groundup.models.rcnn import RCNN
 from groundup.ops.masks import paste_masks
 from groundup.pictures import draw_instances, draw_sheet, write_picture
+from groundup.recipe import Recipe
 from groundup.records import read_json
-from groundup.run import (
-    RECIPE,
-    RECORD,
-    Recipe,
-    build_model,
-    category_of,
-    default_device,
-    evaluate_detector,
-    looks_of,
-    open_split,
-    refuse_unknown_categories,
-)
+from groundup.run import build_model, evaluate_detector, looks_of
+from groundup.run_folder import RECIPE, RECORD, category_of, default_device
+from groundup.splits import open_split, refuse_unknown_categories
 from groundup.structures import Detections
 
 DRAWN_SCORE = 0.5

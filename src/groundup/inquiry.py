@@ -19,8 +19,8 @@ from groundup.errors import DataError, UsageError
 from groundup.metrics.coco_ap import STANDARD_LIMIT
 from groundup.models.imagenet import NAME as IMAGENET
 from groundup.models.imagenet import imagenet_price, imagenet_weights, is_imagenet
+from groundup.recipe import Recipe
 from groundup.recipes import resolve_recipe
-from groundup.run import Recipe
 from groundup.study.compare import Question, usual_margin
 from groundup.study.forecast import Forecast
 from groundup.study.proposal import Proposal, Shape, propose_study, with_shape

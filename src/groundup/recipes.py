@@ -35,7 +35,7 @@ from groundup.models.presets import (
 from groundup.models.rcnn import DetectorOptions
 from groundup.models.start import StartOptions, normalisation_of
 from groundup.models.weights import IMAGENET_MEAN, IMAGENET_STD
-from groundup.run import Recipe
+from groundup.recipe import Recipe
 
 TINY_SIZES = DetectorSizes(
     channels=64,

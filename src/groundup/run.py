@@ -1,293 +1,54 @@
 """One run: the only place where data, model and engine meet.
 
 A run is a folder. `train_run` carries a recipe out in it, or goes on where it was stopped;
-`load_detector` opens what came of it.
+`detector.load_detector` opens what came of it.
 """
 
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from groundup.allocator import allocator_line
-from groundup.config import Options, differences, fingerprint, plain, vary
-from groundup.data.coco import (
-    MAX_DROPPED_RATIO,
-    Category,
-    Difficult,
-    Index,
-    category_record,
-    open_index,
-)
-from groundup.data.images import ImagePolicy
-from groundup.data.keypoints import keypoints_of, with_keypoints
-from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
-from groundup.data.overlap import Overlap, refuse_shared
-from groundup.data.regimes import share_of
+from groundup.config import differences, fingerprint, plain
+from groundup.data.coco import Category, Index, category_record
+from groundup.data.keypoints import keypoints_of
+from groundup.data.loader import evaluation_batches, train_batches
+from groundup.data.overlap import refuse_shared
 from groundup.data.subset import subset_rows
-from groundup.data.transforms import TransformOptions
 from groundup.data.views import Look, evaluation_views, plan_looks
 from groundup.engine.checkpoint import load_weights
 from groundup.engine.distributed import World, joined
-from groundup.engine.evaluate import Evaluation, EvaluationOptions, Shown, evaluate
+from groundup.engine.evaluate import Evaluation, Shown, evaluate
 from groundup.engine.precise_norm import precise_norms, save_statistics
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import Batches, Evaluate, TrainOptions, run_state
-from groundup.errors import DataError, UsageError
+from groundup.engine.train import Batches, Evaluate, run_state
 from groundup.metrics.tables import TRAINING
 from groundup.models.load_report import LoadReport
-from groundup.models.rcnn import RCNN, DetectorOptions, build_detector
-from groundup.models.start import StartOptions, check_start, load_start
+from groundup.models.rcnn import RCNN, build_detector
+from groundup.models.start import load_start
 from groundup.ops.roi_kernel import has_kernel, kernel_line
+from groundup.recipe import Recipe, with_absolute_paths
 from groundup.records import read_json
 from groundup.run_folder import (
-    LOAD_REPORT,
     RECIPE,
-    RECORD,
     Beginning,
-    RunRecipe,
     carry_out,
-    category_of,
     default_device,
-    environment,
     evaluation_folder,
     first_weights,
     model_lines,
     refuse_other_run,
-    run_folder,
     table_lines,
     with_time_limit,
 )
+from groundup.splits import Splits, identity, open_splits
 from groundup.structures import Batch
-
-__all__ = [
-    "LOAD_REPORT",
-    "RECIPE",
-    "RECORD",
-    "DataOptions",
-    "Recipe",
-    "SplitOptions",
-    "Splits",
-    "build_model",
-    "category_of",
-    "default_device",
-    "environment",
-    "evaluate_detector",
-    "evaluation_of",
-    "identity",
-    "init_lines",
-    "looks_of",
-    "open_split",
-    "open_splits",
-    "plan_lines",
-    "refuse_other_run",
-    "refuse_unknown_categories",
-    "run_folder",
-    "train_run",
-    "training_batches",
-    "with_absolute_paths",
-    "with_time_limit",
-]
-
-
-class SplitOptions(Options):
-    """One split of a data set."""
-
-    annotations: Path | None = None
-    """COCO json (instances or person_keypoints)."""
-    images: Path | None = None
-    """Folder that the file names in it are relative to; None: the folder of the json."""
-
-
-class DataOptions(Options):
-    """Which photographs are learnt from, and which are judged by."""
-
-    train: SplitOptions = SplitOptions()
-    """Learnt from."""
-    val: SplitOptions = SplitOptions()
-    """Evaluated on; never learnt from."""
-    fraction: float = 1.0
-    """Share of the training images that is used; smaller shares are contained in larger ones. The paper's
-    regimes go by name: 35k, 10k, 3.5k and 1k are the shares that they are of COCO."""
-    images: int | None = None
-    """Number of training images that is used, exactly so many, instead of a share; None: the share."""
-    fraction_seed: int = 0
-    """Names the draw of the share or number."""
-    difficult: Difficult | None = None
-    """Whether training learns from objects that bear Pascal VOC's mark `difficult`: `keep` (as Detectron2) or
-    `drop`; None: as from others, that is unless they are crowds, as our converter makes them."""
-    max_dropped_ratio: float = MAX_DROPPED_RATIO
-    """Share of the instances that may be unusable before opening a set is an error."""
-    min_keypoints: int = Field(default=0, ge=0)
-    """Training images with fewer labelled keypoints, all their instances together, are left out before a
-    share is drawn; 0 keeps all. Detectron trains a keypoint head on images with at least one."""
-    overlap: Overlap = "refuse"
-    """What is done where both splits hold the same photograph, byte for byte: `refuse`, or `accept`."""
-    policy: ImagePolicy = ImagePolicy()
-    """How photographs are read."""
-
-    @field_validator("fraction", mode="before")
-    @classmethod
-    def _take_names(cls, value: object) -> object:
-        """A regime's name stands for its share."""
-        return share_of(value)
-
-    @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> "DataOptions":
-        """Refuse a share of nothing, and a part whose size is given twice."""
-        if self.images is not None and (self.images < 1 or self.fraction != 1):
-            raise ValueError(
-                f"images is {self.images} and fraction {self.fraction}; images is a number from 1 on, "
-                "which stands in place of a fraction"
-            )
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction is {self.fraction}, but must lie in 0 (excluded) .. 1")
-        return self
-
-
-class Recipe(RunRecipe):
-    """The complete description of one training of a detector."""
-
-    data: DataOptions = DataOptions()
-    """Photographs."""
-    transforms: TransformOptions = TransformOptions()
-    """Their geometry."""
-    loader: LoaderOptions = LoaderOptions()
-    """How they reach the model."""
-    model: DetectorOptions
-    """The detector."""
-    start: StartOptions = StartOptions()
-    """Where its weights begin: `start=scratch`, or `start=FILE` for short."""
-    training: TrainOptions = TrainOptions()
-    """Schedule, optimizer, precision, upkeep."""
-    evaluation: EvaluationOptions = EvaluationOptions()
-    """How it is judged."""
-    seed: int = 0
-    """Names every random draw of the run: first weights, order, augmentation, sampling."""
-
-    @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> "Recipe":
-        """Refuse starts that do not fit the model, and late parts that it does not have."""
-        check_start(self.start, self.model.backbone)
-        late_units = self.training.schedule.late_units
-        if late_units is not None and self.model.cascade is None:
-            raise ValueError(
-                f"training.schedule.late_units is {late_units}, but there is no cascade "
-                "that could come late: write training.schedule.late_units=null, or model.cascade={}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_capture_of_changing_shapes(self) -> "Recipe":
-        """Refuse to capture steps whose shapes hang on the data."""
-        if self.training.capture and (self.model.roi_slots != "fixed" or self.transforms.buckets is None):
-            raise ValueError(
-                "training.capture repeats steps of one shape: write model.roi_slots=fixed "
-                "and transforms.buckets={} too, or training.capture=false"
-            )
-        return self
-
-    @property
-    def microbatch(self) -> int:
-        """Images that pass through the model at once."""
-        return self.training.schedule.batch_size // self.training.accumulate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Splits:
-    """The opened data of a recipe."""
-
-    train: Index
-    val: Index
-    left_out: Mapping[str, int]
-    """Training images that an option left out, by the reason as a message says it."""
-
-
-def open_split(options: SplitOptions, name: str, data: DataOptions, *, masks: bool) -> Index:
-    """The index of one split; a detector without masks reads none.
-
-    Raises:
-        UsageError: the split is not given.
-        DataError: it cannot be used.
-    """
-    if options.annotations is None:
-        raise UsageError(
-            f"no data: set data.{name}.annotations=FILE.json and data.{name}.images=FOLDER "
-            "(`groundup data convert` makes COCO json of Pascal VOC and YOLO sets)"
-        )
-    return open_index(
-        options.annotations, options.images, masks=masks, max_dropped_ratio=data.max_dropped_ratio
-    )
-
-
-def open_splits(recipe: Recipe) -> Splits:
-    """Both splits, the training share drawn, their categories compared.
-
-    Raises:
-        DataError: nothing to learn from, or nothing that the model learns, or val has categories of its own.
-    """
-    data, masks = recipe.data, recipe.model.mask_head is not None
-    pastes = recipe.transforms.copy_paste is not None
-    train_index = open_split(data.train, "train", data, masks=masks or pastes)
-    val_index = open_split(data.val, "val", data, masks=masks)
-    if masks and not train_index.has_masks:
-        raise DataError(
-            f"{data.train.annotations}: has no masks to train a mask head; choose a faster_rcnn recipe, "
-            "or set model.mask_head=null"
-        )
-    if pastes and not train_index.has_masks:
-        raise DataError(
-            f"{data.train.annotations}: has no masks to cut out by; set transforms.copy_paste=null"
-        )
-    refuse_unknown_categories(val_index, train_index.categories)
-    num_listed = train_index.num_images
-    if recipe.model.keypoint_head is not None or data.min_keypoints:
-        train_index = with_keypoints(train_index, data.min_keypoints)
-    num_left_out = num_listed - train_index.num_images
-    train_index = train_index.with_difficult(data.difficult)
-    if data.fraction < 1 or data.images is not None:
-        rows = subset_rows(train_index, data.fraction, data.fraction_seed, data.images)
-        train_index = train_index.subset(rows)
-    if not train_index.num_usable.any():
-        raise DataError(
-            f"{data.train.annotations}: no image has a usable instance; run `groundup data check` on it"
-        )
-    reason = f"fewer than {data.min_keypoints} labelled keypoints (data.min_keypoints)"
-    return Splits(train=train_index, val=val_index, left_out={reason: num_left_out} if num_left_out else {})
-
-
-def refuse_unknown_categories(index: Index, trained: Sequence[Category]) -> None:
-    """Refuse to judge by categories that training does not know; it may know others besides.
-
-    Raises:
-        DataError: naming them.
-    """
-    known = {(category.id, category.name) for category in trained}
-    unknown = [f"{c.id} '{c.name}'" for c in index.categories if (c.id, c.name) not in known]
-    if unknown:
-        raise DataError(
-            f"{index.annotations}: categories that training does not know: {', '.join(unknown[:5])}; "
-            "give both files the same categories"
-        )
-
-
-def identity(recipe: Recipe, splits: Splits, weights_digest: str | None) -> dict[str, Any]:
-    """All that the weights of a run hang on, as data: files by digest, without upkeep and workers."""
-    values = plain(recipe)
-    del values["name"], values["loader"], values["training"]["upkeep"], values["evaluation"]
-    values["data"]["train"] = splits.train.digest
-    values["data"]["val"] = splits.val.digest
-    values["start"]["weights"] = weights_digest
-    values["training"].pop("evaluate_every", None)
-    values["data"].pop("overlap")
-    return values
 
 
 def build_model(recipe: Recipe, categories: Sequence[Category]) -> RCNN:
@@ -422,17 +183,6 @@ def beginning_of(recipe: Recipe, splits: Splits, report: LoadReport) -> Beginnin
         ],
         report=report,
     )
-
-
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with data that any working directory finds."""
-    paths = {
-        f"data.{split}.{name}": str(path.absolute())
-        for split, options in (("train", recipe.data.train), ("val", recipe.data.val))
-        for name, path in (("annotations", options.annotations), ("images", options.images))
-        if path is not None
-    }
-    return vary(recipe, paths)
 
 
 def training_batches(recipe: Recipe, index: Index, world: World | None = None) -> Batches:

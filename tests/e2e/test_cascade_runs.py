@@ -9,7 +9,9 @@ from groundup.config import read_tree, vary
 from groundup.detector import load_detector
 from groundup.engine.checkpoint import checkpoint_path, checkpoint_paths
 from groundup.models.start import load_start
-from groundup.run import Recipe, build_model, open_splits, train_run
+from groundup.recipe import Recipe
+from groundup.run import build_model, train_run
+from groundup.splits import open_splits
 from groundup.study import worker
 from groundup.study.plan import build_plan
 from small_study import UNIT, small_study, small_world

@@ -8,8 +8,9 @@ import pytest
 from groundup.config import read_tree
 from groundup.data.world import write_object_world, write_world
 from groundup.metrics.tables import TRAINING
+from groundup.recipe import Recipe
 from groundup.report.page import write_report
-from groundup.run import Recipe, train_run
+from groundup.run import train_run
 from groundup.study.answer import read_answer
 from groundup.study.paper.catalogue import built_in
 from groundup.study.paper.drawn import OBJECTS, scenes_with

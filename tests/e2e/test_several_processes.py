@@ -21,8 +21,9 @@ from groundup.engine.optimizer import build_optimizer
 from groundup.engine.state import TrainingState
 from groundup.engine.step import build_team, sum_losses
 from groundup.recipes import resolve_recipe
-from groundup.run import build_model, open_splits, training_batches
+from groundup.run import build_model, training_batches
 from groundup.shares import Share
+from groundup.splits import open_splits
 from processes import in_processes
 from small_training import lines_of
 

@@ -17,8 +17,9 @@ from groundup.cli.study_commands import app
 from groundup.config import read_tree
 from groundup.engine.journal import open_log
 from groundup.errors import CheckpointError, Interrupted, UsageError
+from groundup.recipe import Recipe
 from groundup.records import is_held, lock_folder
-from groundup.run import Recipe, train_run
+from groundup.run import train_run
 from groundup.run_folder import LOAD_REPORT
 from groundup.study import worker
 from groundup.study.display import Display

@@ -1,8 +1,8 @@
 """The losses in fixed shapes are one graph for torch.compile, and compiled they are the same numbers.
 
-In float64, since in float32 the law would ask for too much: one activation of 100,000 within rounding of a ReLU's
-corner, and its share of the gradient is there in one order of summation and not in another (mask detector: 6e-4 of
-a gradient of 0.3).
+In float64, since in float32 the law would ask for too much: where one activation of 100,000 lies within
+rounding of a ReLU's corner, its share of the gradient is there in one order of summation and not in another
+(mask detector: 6e-4 of a gradient of 0.3).
 """
 
 import subprocess

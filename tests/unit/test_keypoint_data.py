@@ -15,7 +15,8 @@ from groundup.data.transforms import TransformOptions, apply_transforms
 from groundup.engine.evaluate import results_of
 from groundup.errors import DataError
 from groundup.recipes import RECIPES
-from groundup.run import build_model, identity, open_splits, plan_lines
+from groundup.run import build_model, plan_lines
+from groundup.splits import identity, open_splits
 from groundup.structures import Detections
 
 WIDTH, HEIGHT = 40, 30

@@ -7,7 +7,7 @@ from PIL import Image
 from groundup.data.coco import open_index
 from groundup.data.formats import write_conversion
 from groundup.data.voc import Part, VocOptions, convert_parts, convert_voc
-from groundup.run import DataOptions
+from groundup.recipe import DataOptions
 
 
 def voc_year(root: Path, stems: dict[str, list[str]], *, listed: str = "train", colour: int = 0) -> Path:

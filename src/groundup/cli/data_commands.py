@@ -119,8 +119,9 @@ def preview(
     """Draw the first training samples of a detector's recipe as the model sees them."""
     from groundup.data.preview import draw_samples
     from groundup.errors import UsageError
+    from groundup.recipe import Recipe
     from groundup.recipes import resolve_recipe
-    from groundup.run import Recipe, open_splits
+    from groundup.splits import open_splits
 
     resolved = resolve_recipe(recipe, overrides or [])
     if not isinstance(resolved, Recipe):

@@ -53,8 +53,9 @@ def config(
     """Print a recipe, resolved, with what each option means."""
     from groundup.classification import class_init_lines
     from groundup.config import documented_lines, plain
+    from groundup.recipe import Recipe
     from groundup.recipes import resolve_recipe
-    from groundup.run import Recipe, init_lines
+    from groundup.run import init_lines
 
     resolved = resolve_recipe(recipe, overrides or [])
     if init:
@@ -84,8 +85,10 @@ def train(
     """Train a recipe. The same command goes on where a stopped run was."""
     from groundup.classification import class_plan_lines, train_classifier_run
     from groundup.engine.distributed import read_world
+    from groundup.recipe import Recipe
     from groundup.recipes import resolve_recipe
-    from groundup.run import Recipe, plan_lines, run_folder, train_run
+    from groundup.run import plan_lines, train_run
+    from groundup.run_folder import run_folder
 
     assigned = [] if coco is None else data_of_coco(recipe, coco)
     assigned += ["training.upkeep.profile=true"] * profile

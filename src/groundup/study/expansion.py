@@ -16,7 +16,7 @@ from groundup.study.search_results import Winners
 from groundup.study.study import PRETRAINING, SCRATCH, Study, pretraining_of, seeds_of, study_directory
 
 if TYPE_CHECKING:
-    from groundup.run import Recipe
+    from groundup.recipe import Recipe
 
 SCHEMES = ("timm", "torchvision", "package", PRETRAINING)
 """Prefixes of weights that are no path. Source: groundup.models.weights."""
@@ -81,8 +81,8 @@ def base_recipe(study: Study, base: Path) -> "Recipe":
     Raises:
         UsageError: it does not exist, or trains no detector.
     """
+    from groundup.recipe import Recipe
     from groundup.recipes import resolve_recipe
-    from groundup.run import Recipe
 
     try:
         recipe = resolve_recipe(recipe_source(study.recipe, base), [])

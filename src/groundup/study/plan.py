@@ -124,7 +124,7 @@ def open_all(runs: Sequence[StudyRun]) -> list[OpenedData]:
     Raises:
         DataError: it cannot be used.
     """
-    from groundup.run import open_splits
+    from groundup.splits import open_splits
 
     known: dict[str, OpenedData] = {}
     result = []

@@ -20,7 +20,8 @@ from groundup.shares import Share
 from groundup.study.plan import Plan, RunPlan
 
 if TYPE_CHECKING:
-    from groundup.run import Recipe, Splits
+    from groundup.recipe import Recipe
+    from groundup.splits import Splits
 
 PROBE = "probe.json"
 """Measured speeds, in a study's folder."""
@@ -134,8 +135,9 @@ def measure(run: RunPlan, threads: int, load: float) -> Speed:
     """
     import torch
 
-    from groundup.run import Recipe, open_splits
+    from groundup.recipe import Recipe
     from groundup.run_folder import default_device
+    from groundup.splits import open_splits
 
     start = {**run.recipe["start"], "weights": None, "frozen_stages": 0, "digest": None, "part": "backbone"}
     values = {**run.recipe, "start": {**start, "allow_norm_mismatch": False}}

@@ -34,7 +34,7 @@ from groundup.study.study import SEARCH, Study, study_directory
 
 if TYPE_CHECKING:
     from groundup.data.coco import Index
-    from groundup.run import Recipe
+    from groundup.recipe import Recipe
 
 DATA = "_data"
 """Folder of the trials' annotations beside those of the arms, whose names begin with no underscore."""
@@ -249,7 +249,7 @@ def data_of_trials(recipe: "Recipe", search: SearchOptions, folder: Path) -> Tri
         UsageError: too few photographs to hold some out.
         DataError: the data cannot be used.
     """
-    from groundup.run import open_splits
+    from groundup.splits import open_splits
 
     splits = open_splits(recipe)
     if search.judged_on == "validation":
@@ -323,7 +323,7 @@ def write_trial_data(study: Study, folder: Path) -> None:
     if search is None or search.judged_on == "validation":
         return
     from groundup.data.subset import write_subset
-    from groundup.run import open_splits
+    from groundup.splits import open_splits
 
     base = study_directory(folder)
     for place in search_places(search, study.axes):

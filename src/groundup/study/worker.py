@@ -64,7 +64,8 @@ def carry_out(folder: Path, key: str, *, quiet: bool = True) -> dict[str, Any]:
         GroundupError: as `run.train_run`; a parent that has not come to the branch point yet.
     """
     from groundup.config import read_tree
-    from groundup.run import Recipe, train_run
+    from groundup.recipe import Recipe
+    from groundup.run import train_run
 
     plan = read_plan(folder)
     made = made_here(key)

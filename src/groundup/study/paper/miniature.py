@@ -168,8 +168,8 @@ def pretraining_of_arm(
     recipe: str, changes: Mapping[str, Any], small: Miniature, objects: ObjectFiles
 ) -> tuple[str, dict[str, Any]]:
     """Name and description of the pre-training of an arm's backbone on drawn objects."""
+    from groundup.recipe import Recipe
     from groundup.recipes import resolve_recipe
-    from groundup.run import Recipe
 
     base = resolve_recipe(recipe, [])
     assert isinstance(base, Recipe), "tiny counterparts are detectors"
