@@ -29,8 +29,8 @@ from groundup.engine.optimizer import apply_lr, build_optimizer
 from groundup.engine.schedule import lr_at, total_images
 from groundup.metrics.coco_ap import coco_ap
 from groundup.models.presets import BOX_RESOLUTION, DetectorSizes, torchvision
+from groundup.peer_recipes import torchvision_recipe
 from groundup.recipe import Recipe
-from groundup.recipes import torchvision_recipe
 from groundup.run import train_run, training_batches
 from groundup.splits import open_splits
 from groundup.structures import Batch

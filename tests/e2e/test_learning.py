@@ -4,8 +4,8 @@ import pytest
 
 from groundup.config import override
 from groundup.data.world import WorldOptions, write_world
-from groundup.recipes import tiny_mask_rcnn
 from groundup.run import train_run
+from groundup.tiny_recipes import tiny_mask_rcnn
 
 EASY = WorldOptions(forms=("star", "gear"), textures=("dots",), min_side=64, max_side=64, max_objects=2,
                     min_size=0.4, max_distractors=0, crowd_ratio=0.0)  # fmt: skip

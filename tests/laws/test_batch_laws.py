@@ -18,7 +18,7 @@ from groundup.data.order import batches_of_alike
 from groundup.data.transforms import TransformOptions
 from groundup.detector import Detector
 from groundup.errors import DataError
-from groundup.recipes import tiny_recipe
+from groundup.tiny_recipes import tiny_recipe
 
 SIZES = ((96, 128), (128, 96), (96, 128), (64, 160), (93, 121), (128, 96), (64, 100), (96, 126), (100, 64))
 """Of photographs; the first, third, fifth and eighth are padded alike."""

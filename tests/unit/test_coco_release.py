@@ -10,7 +10,7 @@ from groundup.config import override
 from groundup.data import coco_release
 from groundup.data.coco_release import ARCHIVES, LISTS, NUM_IMAGES, coco_assignments, examine_release
 from groundup.errors import DataError
-from groundup.recipes import mask_rcnn_r50_fpn_gn
+from groundup.paper_recipes import mask_rcnn_r50_fpn_gn
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from groundup.data.overlap import find_shared
 from groundup.data.regimes import REGIMES
 from groundup.data.subset import subset_rows
 from groundup.errors import DataError, UsageError
+from groundup.paper_recipes import mask_rcnn_r50_fpn_gn, mask_rcnn_r50_fpn_gn_35k
 from groundup.recipe import DataOptions
-from groundup.recipes import mask_rcnn_r50_fpn_gn, mask_rcnn_r50_fpn_gn_35k, tiny_faster_rcnn
 from groundup.run import plan_lines
 from groundup.splits import open_splits
 from groundup.study.plan import build_plan
 from groundup.study.points import size_rank
+from groundup.tiny_recipes import tiny_faster_rcnn
 from small_study import small_study, small_world
 
 
