@@ -14,6 +14,8 @@ from groundup.config import read_tree
 from groundup.data.world import WorldFiles
 from groundup.metrics.bootstrap import bootstrap_endpoints
 from groundup.metrics.match_table import MatchTable, write_table
+from groundup.metrics.results import Kind
+from groundup.metrics.tables import NAMES
 from groundup.records import Log, write_json
 from groundup.study.findings import Finding, state_findings
 from groundup.study.results import EVALUATION, StudyResults, read_study_results
@@ -44,12 +46,14 @@ def draw_study(
     lost: float = 0.0,
     is_done: Callable[[dict[str, Any]], bool] = lambda entry: True,
     question: dict[str, Any] | None = None,
+    kind: Kind = "bbox",
     arms: dict[str, Any] | None = None,
 ) -> StudyResults:
     """A study of these qualities; `number` draws it anew.
 
     `shared_luck` is the spread of what a seed gives to all lengths of an arm. The `careful` arm places its
-    boxes better than the other. `lost` is how much better the pre-trained arm is half way than at its end.
+    instances better than the other. `lost` is how much better the pre-trained arm is half way than at its
+    end. The tables are of the `kind`.
     """
     axes: dict[str, list[Any]] = {UNITS: list(units)} | (
         {FRACTION: list(fractions)} if len(fractions) > 1 else {}
@@ -92,12 +96,12 @@ def draw_study(
         ends = {total: drawn(level)}
         if lost:
             ends = {total // 2: drawn(level + (lost if arm == REFERENCE else 0.0)), **ends}
-        write_drawn_run(folder / "runs" / entry["key"], entry, ends, fraction)
+        write_drawn_run(folder / "runs" / entry["key"], entry, ends, fraction, kind)
     return read_study_results(folder)
 
 
 def write_drawn_run(
-    folder: Path, entry: dict[str, Any], ends: dict[int, MatchTable], fraction: float
+    folder: Path, entry: dict[str, Any], ends: dict[int, MatchTable], fraction: float, kind: Kind
 ) -> None:
     """A finished run's records and tables."""
     log = Log(folder / "log.jsonl")
@@ -106,9 +110,9 @@ def write_drawn_run(
     for seen, table in ends.items():
         where = folder / EVALUATION.format(seen)
         where.mkdir(parents=True)
-        write_table(where / "matches.bbox.npz", table)
+        write_table(where / f"matches.{kind}.npz", dataclasses.replace(table, kind=kind))
         found = bootstrap_endpoints([table], once, ["AP", "AP50", "AP75"])
-        metrics = {f"box/{name}": float(one.points[0]) / 100 for name, one in found.items()}
+        metrics = {f"{NAMES[kind]}/{name}": float(one.points[0]) / 100 for name, one in found.items()}
         log.append({"kind": "evaluation", "images_seen": seen, "step": 1, "metrics": metrics})
     bill = bill_at(entry["total_images"])
     write_json(folder / "result.json", {"images_seen": entry["total_images"], "exposure": bill})

@@ -149,11 +149,8 @@ def coco_ap(
         raise DataError(f"annotations: {lack}")
     checked = check_results(document, results, kind, source=source)
     category_ids = evaluated_categories(document, kind)
-    evaluator = build_evaluator(document, results, checked, limits, source)
-    spreads = None
-    if kind == "keypoints":
-        spreads = standard_sigmas(document) if sigmas is None else tuple(sigmas)
-        evaluator.params.kpt_oks_sigmas = list(spreads)
+    evaluator = build_evaluator(document, results, checked, limits, source, sigmas=sigmas)
+    spreads = tuple(evaluator.params.kpt_oks_sigmas) if kind == "keypoints" else None
     evaluator.evaluate()
     evaluator.accumulate()
     tables = evaluator.eval
@@ -167,12 +164,19 @@ def build_evaluator(
     checked: CheckedResults,
     limits: Sequence[int],
     source: str,
+    *,
+    sigmas: Sequence[float] | None = None,
 ) -> COCOeval:
-    """The library's evaluator of checked results, not yet run; `limits` are detections, rising."""
+    """The library's evaluator of checked results, not yet run; `limits` are detections, rising.
+
+    `sigmas` are the keypoints' spreads, as in `coco_ap`.
+    """
     truth = COCO(document)
     evaluator = COCOeval(truth, load_detections(truth, document, results, checked, source), checked.kind)
     evaluator.params.max_dets = list(limits)
     evaluator.params.cat_ids = evaluated_categories(document, checked.kind)
+    if checked.kind == "keypoints":
+        evaluator.params.kpt_oks_sigmas = list(standard_sigmas(document) if sigmas is None else sigmas)
     return evaluator
 
 

@@ -7,11 +7,14 @@ from groundup.report.forests import Estimate, draw_forest
 from groundup.report.parts import Figure, Material, Section
 from groundup.report.photographs import LEAST_SCORE, draw_disagreements
 from groundup.report.tables import (
+    KIND_NAMES,
+    OVERLAP_NAMES,
     categories_table,
     errors_table,
     overfitting_table,
 )
 from groundup.report.wording import place_text, points_text
+from groundup.study.errors_by_arm import ERROR_TYPES
 
 MOST_CATEGORIES = 24
 """Categories in the figure; of more, the outermost of both ends."""
@@ -21,13 +24,18 @@ def errors_section(material: Material) -> Section:
     """TIDE's kinds of errors by arm."""
     section = Section(name="errors", title="Where the errors are")
     if not material.answer.errors:
-        section.lead = ["No errors to sort yet: both arms must have been evaluated."]
+        section.items = [note for note in material.answer.notes if note.startswith(ERROR_TYPES)]
+        if not section.items:
+            section.lead = ["No errors to sort yet: both arms must have been evaluated."]
         return section
+    kind = material.results.question.table_kind
+    name = f"{KIND_NAMES[kind]} AP50"
     section.figures = [
         Figure(
             name="errors",
-            title="AP50 lost to each kind of error, by arm",
-            caption="AP50 points that mending all errors of one kind alone would win (TIDE).",
+            title=f"{name} lost to each kind of error, by arm",
+            caption=f"{name} points that mending all errors of one kind alone would win (TIDE, by "
+            f"{OVERLAP_NAMES[kind]}).",
             draw=partial(draw_errors, rows=material.answer.errors, palette=material.palette),
         )
     ]
@@ -60,6 +68,7 @@ def categories_section(material: Material) -> Section | None:
     if len(material.answer.categories) < 2:
         return None
     section = Section(name="categories", title="By category")
+    name = f"{KIND_NAMES[material.results.question.table_kind]} AP"
     shown = rows
     lead = "Intervals are over images alone, and not corrected for being many: some miss by chance."
     if len(rows) > MOST_CATEGORIES:
@@ -80,8 +89,8 @@ def categories_section(material: Material) -> Section | None:
         section.figures = [
             Figure(
                 name="categories",
-                title="Difference in AP by category with intervals",
-                caption=f"{material.names[0]} minus {material.names[1]} in AP, by category.",
+                title=f"Difference in {name} by category with intervals",
+                caption=f"{material.names[0]} minus {material.names[1]} in {name}, by category.",
                 draw=partial(
                     draw_forest,
                     estimates=estimates,
@@ -109,7 +118,7 @@ def overfitting_section(material: Material) -> Section:
         f"The most that was lost after the best evaluation is {points_text(lost)} {material.measure} points "
         f"({worst['arm']}{f', {place}' if place else ''})."
         if lost > 0
-        else "No arm lost AP after its best evaluation."
+        else f"No arm lost {material.measure} after its best evaluation."
     ]
     gaps = [row for row in material.answer.overfitting if row["gap"] is not None]
     if gaps:

@@ -23,6 +23,10 @@ def findings_section(material: Material) -> Section | None:
         "The findings of He, Girshick and Dollar (Rethinking ImageNet Pre-training, 2019), each as a claim "
         f"about this study and not about COCO: {shown}."
     ]
+    if material.results.question.kind != "box":
+        section.lead.append(
+            f"They are judged here by {material.measure}; the paper's numbers beside them are of boxes."
+        )
     section.tables = [findings_table(material.answer)]
     section.items = [f"To finding {row['number']}: {line}" for row in found for line in row["beside"]]
     section.note = (

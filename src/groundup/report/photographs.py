@@ -19,6 +19,7 @@ from groundup.pictures import Colour, enlarge, enlargement
 from groundup.report.drawing import DARK
 from groundup.report.frame import Palette
 from groundup.report.instances import Instances, draw_kind, found_instances, true_instances
+from groundup.report.tables import OVERLAP_NAMES
 from groundup.report.wording import neutral
 from groundup.study.results import StudyResults
 
@@ -139,10 +140,10 @@ def draw_trio(
         found = found_instances(sure, index.categories, kind)
         colour = rgb_of(DARK[palette.tone(arm)])
         pictures.append((arm, draw_on(image, found, scale, colour, has_tags=has_tags)))
-    counts = f"Found at IoU 0.5: {row['candidate_found']} and {row['reference_found']} of {row['gt']}"
+    first, second = row["candidate_found"], row["reference_found"]
     return Trio(
         file=neutral(str(row["file"])),
-        caption=counts,
+        caption=f"Found at {OVERLAP_NAMES[kind]} of 0.5: {first} and {second} of {row['gt']}",
         pictures=tuple((title, data_uri(picture)) for title, picture in pictures),
     )
 

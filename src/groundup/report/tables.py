@@ -21,6 +21,8 @@ from groundup.study.answer import Answer
 from groundup.study.results import StudyResults
 
 KIND_NAMES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoint"}
+OVERLAP_NAMES = {"bbox": "IoU of boxes", "segm": "IoU of masks", "keypoints": "OKS"}
+"""By what a detection of each kind is held against the truth."""
 STATE_NAMES = {"done": "done", "partial": "under way", "missing": "not begun", "failed": "failed"}
 MOST_OPEN_ROWS = 8
 """A longer table of every setting is folded."""

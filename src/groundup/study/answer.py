@@ -92,7 +92,8 @@ class Answer:
     endpoints: list[Row]
     """{arm, point, endpoint, kind, mean, low, high, per_seed, image_only} at the end of each schedule."""
     errors: list[Row]
-    """{arm, error, name, dAP, dAP_per_seed, count}: TIDE error types of the primary comparison's runs."""
+    """{arm, error, name, dAP, dAP_per_seed, count}: TIDE error types of the primary comparison's runs, in
+    the question's kind."""
     categories: list[Row]
     """{name, candidate, reference, delta, low, high, num_instances}, by rising delta; intervals are over
     images alone and not corrected for being many."""
@@ -255,7 +256,7 @@ def compare_everywhere(
 
 
 def finding_rows(results: StudyResults, samples: Samples) -> list[Row]:
-    """The paper's findings on these data, of boxes, where there are lengths of schedules to ask them of."""
+    """The paper's findings on these data, where there are lengths of schedules to ask them of."""
     return [] if length_axis(results) is None else [asdict(one) for one in state_findings(results, samples)]
 
 

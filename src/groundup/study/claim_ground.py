@@ -92,6 +92,15 @@ class Ground:
         return self.results.question.endpoint
 
     @property
+    def measure(self) -> str:
+        """The same in words, with its kind: AP of boxes, mask AP, keypoint AP."""
+        return self.named(self.endpoint)
+
+    def named(self, endpoint: Endpoint) -> str:
+        """Any endpoint in words, with its kind."""
+        return self.results.question.measure_of(self.kind, endpoint)
+
+    @property
     def longest(self) -> Point:
         """The longest schedule on all data."""
         return self.lengths[-1]
@@ -139,7 +148,7 @@ class Ground:
         return next(iter(self.runs(self.scratch, point).values())).num_train_images
 
 
-def survey(results: StudyResults, samples: Samples, kind: Kind) -> Ground | None:
+def survey(results: StudyResults, samples: Samples) -> Ground | None:
     """The study as claims see it; None where not exactly one of the compared arms is from scratch."""
     question = results.question
     place = base_place(results)
@@ -159,7 +168,7 @@ def survey(results: StudyResults, samples: Samples, kind: Kind) -> Ground | None
     return Ground(
         results=results,
         samples=samples,
-        kind=kind,
+        kind=question.table_kind,
         scratch=scratch,
         pretrained=pretrained,
         lengths=tuple(lengths) or (place.candidate,),

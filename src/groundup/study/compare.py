@@ -82,10 +82,11 @@ class Question(Options):
         """The primary endpoint in words: AP of boxes, mask AP, keypoint AP."""
         return self.measure_of(self.table_kind)
 
-    def measure_of(self, kind: Kind) -> str:
-        """The same of a kind beside the question's; AP alone is that of boxes, as in the field."""
+    def measure_of(self, kind: Kind, endpoint: Endpoint | None = None) -> str:
+        """The same of a kind beside the question's, or of another endpoint; AP alone is that of boxes."""
+        name = endpoint or self.endpoint
         is_plain = kind == "bbox" and self.kind == "box"
-        return str(self.endpoint) if is_plain else f"{KIND_WORDS[kind]} {self.endpoint}"
+        return str(name) if is_plain else f"{KIND_WORDS[kind]} {name}"
 
     @model_serializer(mode="wrap")
     def _leave_out_boxes(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:

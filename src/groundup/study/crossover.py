@@ -52,8 +52,11 @@ def find_crossover(
     seed: int = 0,
     unit: str = "training images seen",
     names: tuple[str, str] = ("scratch", "pre-training"),
+    measure: str = "AP",
 ) -> Crossover:
     """The catch-up point against the reference's end, or against its curve at the same x.
+
+    `measure` is what the samples are of, in words.
 
     Raises:
         UsageError: curves at different x.
@@ -74,7 +77,7 @@ def find_crossover(
         lower_bounds=tuple(bounds),
         includes_seeds=includes_seeds,
         sentence=crossover_in_words(
-            point, in_replicates, candidate.x, margin, alpha, unit, names, includes_seeds
+            point, in_replicates, candidate.x, f"{margin:g} {measure}", alpha, unit, names, includes_seeds
         ),
     )
 
@@ -123,7 +126,7 @@ def crossover_in_words(
     point: float,
     replicates: Censored,
     x: Float64[np.ndarray, " P"],
-    margin: float,
+    margin: str,
     alpha: float,
     unit: str,
     names: tuple[str, str],
@@ -138,10 +141,7 @@ def crossover_in_words(
     interval = f"{100 * (1 - alpha):g} % interval over {held}: {interval}"
     if not np.isfinite(point):
         return (
-            f"That {candidate} comes within {margin:g} AP of {reference} is not shown within the budget "
+            f"That {candidate} comes within {margin} of {reference} is not shown within the budget "
             f"of {end} ({interval}); no promise is made of what comes later."
         )
-    return (
-        f"From {point:,.0f} {unit} on, {candidate} is not worse than {reference} by {margin:g} AP "
-        f"({interval})."
-    )
+    return f"From {point:,.0f} {unit} on, {candidate} is not worse than {reference} by {margin} ({interval})."

@@ -193,6 +193,7 @@ def crossover_row(
             alpha=question.alpha,
             seed=question.bootstrap_seed,
             names=(question.candidate, question.reference),
+            measure=question.measure_of(kind),
         )
     except UsageError as error:
         notes.append(f"catching up: {error}")
@@ -295,6 +296,7 @@ def data_size_row(
             seed=question.bootstrap_seed,
             unit="training images",
             names=arms,
+            measure=question.measure_of(kind),
         )
     except UsageError as error:
         notes.append(f"data size: {error}")

@@ -1,17 +1,19 @@
-"""Why each arm's boxes lose AP50: TIDE's error types at the end of the compared runs."""
+"""Why each arm loses AP50 in the question's kind: TIDE's error types at the end of the compared runs."""
 
 from pathlib import Path
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.metrics.box_errors import TIDE_ERRORS, box_errors
-from groundup.metrics.results import Document, read_results
+from groundup.metrics.error_types import TIDE_ERRORS, tell_errors_apart
+from groundup.metrics.results import Document, Kind, read_results
 from groundup.study.points import Place, done_runs
 from groundup.study.results import RunResult, StudyResults
 from groundup.study.samples import POINTS
 
-PREDICTIONS = "predictions.bbox.json"
-"""Boxes of an evaluation in its folder, as `engine.evaluate` writes them."""
+PREDICTIONS = "predictions.{}.json"
+"""Detections of a kind in an evaluation's folder, as `engine.evaluate` writes them."""
+ERROR_TYPES = "error types"
+"""Before what is said of them in an answer's notes."""
 
 Row = dict[str, Any]
 
@@ -23,17 +25,18 @@ def error_rows(results: StudyResults, place: Place, document: Document, notes: l
     """
     rows = []
     question = results.question
+    kind = question.table_kind
     for arm, point in ((question.candidate, place.candidate), (question.reference, place.reference)):
         found = []
         for run in done_runs(results, arm, point):
-            path = predictions_of(run)
+            path = predictions_of(run, kind)
             if path is None:
-                notes.append(f"error types: {run.key} has no {PREDICTIONS}")
+                notes.append(f"{ERROR_TYPES}: {run.key} has no {PREDICTIONS.format(kind)}")
                 continue
             try:
-                found.append(box_errors(document, read_results(path), source=str(path)))
+                found.append(tell_errors_apart(document, read_results(path), kind, source=str(path)))
             except DataError as error:
-                notes.append(f"error types: {error}")
+                notes.append(f"{ERROR_TYPES}: {error}")
         for key, name in TIDE_ERRORS.items() if found else ():
             lost = [POINTS * one.lost[name] for one in found]
             rows.append(
@@ -49,8 +52,8 @@ def error_rows(results: StudyResults, place: Place, document: Document, notes: l
     return rows
 
 
-def predictions_of(run: RunResult) -> Path | None:
-    """Where the boxes of a run's last evaluation lie; None where they are gone."""
+def predictions_of(run: RunResult, kind: Kind) -> Path | None:
+    """Where the detections of a run's last evaluation lie; None where they are gone."""
     folder = run.end.folder if run.end is not None else None
-    path = None if folder is None else folder / PREDICTIONS
+    path = None if folder is None else folder / PREDICTIONS.format(kind)
     return path if path is not None and path.exists() else None

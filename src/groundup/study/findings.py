@@ -8,7 +8,6 @@ study has (`study.paper_claims` says how).
 from dataclasses import dataclass, replace
 
 from groundup.errors import UsageError
-from groundup.metrics.results import Kind
 from groundup.study.claim_ground import Claim, Ground, Lacking, Measure, is_complete, survey
 from groundup.study.claims import Mark, mark_of, p_value_of
 from groundup.study.difference import holm
@@ -91,12 +90,13 @@ class Finding:
     """Corrected for the findings being several (Holm); None where nothing could be judged."""
 
 
-def state_findings(results: StudyResults, samples: Samples, kind: Kind = "bbox") -> list[Finding]:
-    """The six findings as far as the study has come; none where its arms are not scratch and pre-trained.
+def state_findings(results: StudyResults, samples: Samples) -> list[Finding]:
+    """The six findings in the question's kind, as far as the study has come.
 
-    Claims whose runs are not done yet are counted in the correction, those that are not asked are not.
+    None where its arms are not scratch and pre-trained. Claims whose runs are not done yet are counted in the
+    correction, those that are not asked are not.
     """
-    ground = survey(results, samples, kind)
+    ground = survey(results, samples)
     if ground is None:
         return []
     claims: dict[int, Claim | Lacking] = {}

@@ -48,15 +48,15 @@ def claim_possible(ground: Ground) -> Claim:
     found = Requirement(
         difference=measure_difference(scratch, constant_beside(scratch, 0.0)), border=LEAST_AP
     )
-    times = replace(share_of(ground, scratch, pretrained, ground.endpoint), border=LEAST_SHARE)
+    times = replace(share_of(ground, scratch, pretrained, ground.measure), border=LEAST_SHARE)
     mine, other = float(scratch.points.mean()), float(pretrained.points.mean())
     upper = "unbounded" if times.high is None else f"{times.high:.2f}"
     return Claim(
         requirements=(share, found),
-        measures=(times, measured(ground, f"{ground.endpoint} of {ground.scratch}", found)),
-        sentence=f"At {name_of(point)} {ground.scratch} ends at {mine:.1f} {ground.endpoint}, "
+        measures=(times, measured(ground, f"{ground.measure} of {ground.scratch}", found)),
+        sentence=f"At {name_of(point)} {ground.scratch} ends at {mine:.1f} {ground.measure}, "
         f"{times.value:.2f} [{times.low:.2f}, {upper}] times the {other:.1f} of {ground.pretrained}; "
-        f"asked are more than {LEAST_SHARE:g} times and more than {LEAST_AP:g} {ground.endpoint}.",
+        f"asked are more than {LEAST_SHARE:g} times and more than {LEAST_AP:g} {ground.measure}.",
         points=(point,),
     )
 
@@ -75,7 +75,7 @@ def claim_longer(ground: Ground) -> Claim:
         requirements=(more,),
         measures=(measured(ground, name, more),),
         sentence=f"From {name_of(ground.shortest)} to {name_of(ground.longest)} {ground.scratch} gains "
-        f"{mine:+.2f} {ground.endpoint} and {ground.pretrained} {other:+.2f}: the gap between them closes "
+        f"{mine:+.2f} {ground.measure} and {ground.pretrained} {other:+.2f}: the gap between them closes "
         f"by {in_words(more, ground.alpha)}.",
         points=(ground.shortest, ground.longest),
     )
@@ -89,7 +89,7 @@ def claim_no_worse(ground: Ground) -> Claim:
         requirements=(behind,),
         measures=(measured(ground, f"{ground.scratch} minus {ground.pretrained}, {name_of(point)}", behind),),
         sentence=f"At {name_of(point)} {ground.scratch} minus {ground.pretrained} is "
-        f"{in_words(behind, ground.alpha)} {ground.endpoint}; the margin is {ground.margin:g}.",
+        f"{in_words(behind, ground.alpha)} {ground.measure}; the margin is {ground.margin:g}.",
         points=(point,),
     )
 
@@ -102,7 +102,7 @@ def claim_faster(ground: Ground) -> Claim:
         requirements=(ahead,),
         measures=(measured(ground, f"{ground.pretrained} minus {ground.scratch}, {name_of(point)}", ahead),),
         sentence=f"At {name_of(point)} {ground.pretrained} minus {ground.scratch} is "
-        f"{in_words(ahead, ground.alpha)} {ground.endpoint}.",
+        f"{in_words(ahead, ground.alpha)} {ground.measure}.",
         points=(point,),
         beside=images_needed(ground),
     )
@@ -124,7 +124,7 @@ def claim_overfitting(ground: Ground) -> Claim:
             measured(ground, f"{names}, {sizes[0]:,} images", small),
             measured(ground, f"{ground.scratch} minus {ground.pretrained}, {sizes[1]:,} images", whole),
         ),
-        sentence=f"{names[:1].upper()}{names[1:]} is {in_words(small, ground.alpha)} {ground.endpoint} with "
+        sentence=f"{names[:1].upper()}{names[1:]} is {in_words(small, ground.alpha)} {ground.measure} with "
         f"{sizes[0]:,} training images and {in_words(whole, ground.alpha, turned=True)} with all "
         f"{sizes[1]:,}; the margin is {ground.margin:g}.",
         points=(ground.smallest, ground.longest),
@@ -147,17 +147,21 @@ def claim_localization(ground: Ground) -> Claim:
     more = Requirement(difference=measure_difference(kept[ground.scratch], kept[ground.pretrained]))
     names = f"{ground.scratch} minus {ground.pretrained}"
     mine, other = (float(kept[arm].points.mean()) for arm in (ground.scratch, ground.pretrained))
-    relative = [
-        share_of(ground, ends[ground.scratch][endpoint], ends[ground.pretrained][endpoint], endpoint)
-        for endpoint in LOOSE_AND_TIGHT
-    ]
-    shown = " and ".join(f"{100 * (one.value - 1):+.1f} % in {one.name[:4]}" for one in relative)
+    first, second = ends[ground.scratch], ends[ground.pretrained]
+    relative = [share_of(ground, first[name], second[name], ground.named(name)) for name in LOOSE_AND_TIGHT]
+    shown = " and ".join(
+        f"{100 * (one.value - 1):+.1f} % in {name}"
+        for name, one in zip(LOOSE_AND_TIGHT, relative, strict=True)
+    )
     return Claim(
         requirements=(more,),
-        measures=(measured(ground, f"AP75 / AP50: {names}", more, unit="AP75 / AP50"), *relative),
-        sentence=f"At {name_of(point)} AP75 is {mine:.3f} of AP50 for {ground.scratch} and {other:.3f} for "
-        f"{ground.pretrained}, difference {in_words(more, ground.alpha, digits=3)}. Relative to "
-        f"{ground.pretrained}, {ground.scratch} stands at {shown}.",
+        measures=(
+            measured(ground, f"{ground.named('AP75')} / AP50: {names}", more, unit="AP75 / AP50"),
+            *relative,
+        ),
+        sentence=f"At {name_of(point)} {ground.named('AP75')} is {mine:.3f} of AP50 for {ground.scratch} "
+        f"and {other:.3f} for {ground.pretrained}, difference {in_words(more, ground.alpha, digits=3)}. "
+        f"Relative to {ground.pretrained}, {ground.scratch} stands at {shown}.",
         points=(point,),
     )
 
@@ -177,7 +181,7 @@ def measured(ground: Ground, name: str, requirement: Requirement, unit: str | No
         low=low,
         high=high,
         level=requirement.level(ground.alpha),
-        unit=unit or ground.endpoint,
+        unit=unit or ground.measure,
         border=requirement.border,
         image_only=requirement.difference.image_only,
     )
@@ -231,7 +235,7 @@ def images_needed(ground: Ground) -> tuple[str, ...]:
         words.append(f"{arm} needs {count_in_words(censored_interval(needed, ground.alpha), lengths[0])}")
     end = min(float(ends[-1].points.mean()) for _, ends in curves)
     return (
-        f"For {end:.1f} {ground.endpoint}, the lower of the two ends, {' and '.join(words)} images of these "
+        f"For {end:.1f} {ground.measure}, the lower of the two ends, {' and '.join(words)} images of these "
         "data; those of the pre-training itself are not counted.",
     )
 
@@ -267,7 +271,7 @@ def lost_since_best(ground: Ground, point: Point) -> tuple[str, ...]:
     more = Requirement(difference=measure_difference(*losses))
     mine, other = (float(loss.points.mean()) for loss in losses)
     return (
-        f"Since its best evaluation {ground.scratch} lost {mine:.2f} {ground.endpoint} and "
+        f"Since its best evaluation {ground.scratch} lost {mine:.2f} {ground.measure} and "
         f"{ground.pretrained} {other:.2f} at {name_of(point)}: difference {in_words(more, ground.alpha)}.",
     )
 
