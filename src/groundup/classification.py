@@ -106,8 +106,13 @@ class ClassifierRecipe(RunRecipe):
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be(self) -> "ClassifierRecipe":
-        """Refuse starts that do not fit the model, and features of a backbone that learns."""
+        """Refuse starts that do not fit the model, features of a backbone that learns, and captured steps."""
         check_start(self.start, self.model.backbone)
+        if self.training.capture:
+            raise ValueError(
+                "training.capture is true, but only a detector's steps are captured and repeated: "
+                "write training.capture=false"
+            )
         if self.features == "cached" and self.start.frozen_stages < NUM_STAGES:
             raise ValueError(
                 f"features=cached needs a backbone that never changes, but start.frozen_stages is "

@@ -37,6 +37,8 @@ STROKE_SIDE = 400
 """Length of the longer side that adds a pixel to the width of lines."""
 MASK_OPACITY = 0.34
 TAG_OPACITY = 0.86
+POINT_SHARE = 0.02
+"""Radius of a keypoint as a share of its figure's longer side, where that is small: else points hide it."""
 RING_BITS = 4
 """Outlines are drawn to a sixteenth of a pixel."""
 MAX_TAG_SHARE = 0.2
@@ -175,15 +177,17 @@ def paint_box(canvas: np.ndarray, box: np.ndarray, colour: Colour, stroke: int) 
 def paint_keypoints(
     canvas: np.ndarray, points: np.ndarray, skeleton: Sequence[tuple[int, int]], colour: Colour, stroke: int
 ) -> None:
-    """Draw the lines of the skeleton and the points in place."""
+    """Draw the lines of the skeleton and the points in place; small figures have small points."""
     whole = [(math.floor(x), math.floor(y)) for x, y in points[:, :2].tolist()]
     shown = points[:, 2] > 0
     for first, second in skeleton:
         if shown[first - 1] and shown[second - 1]:
             cv2.line(canvas, whole[first - 1], whole[second - 1], (20, 20, 20), stroke + 1, cv2.LINE_AA)
             cv2.line(canvas, whole[first - 1], whole[second - 1], colour, stroke, cv2.LINE_AA)
+    radius = stroke + 2
+    if shown.sum() > 1:
+        radius = int(np.clip(round(POINT_SHARE * np.ptp(points[shown, :2], axis=0).max()), 1, radius))
     for row in np.flatnonzero(shown):
-        radius = stroke + 2
         inner = (60, 60, 60) if points[row, 2] == 1 else (255, 255, 255)
         cv2.circle(canvas, whole[row], radius + 1, (20, 20, 20), -1, cv2.LINE_AA)
         cv2.circle(canvas, whole[row], radius, colour, -1, cv2.LINE_AA)

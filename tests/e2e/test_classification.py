@@ -1,6 +1,7 @@
 """Classifiers as runs: what is learnt, frozen, cached, stopped and gone on with, and handed to detectors."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -240,6 +241,12 @@ def test_statistics_of_frozen_batch_norms_stay(folders, tmp_path):
     assert moved == {name for name in statistics if ".layer3." in name or ".layer4." in name}
 
 
+def test_captured_steps_of_a_classifier_are_refused_in_one_line():
+    with pytest.raises(UsageError, match=r"training\.capture=false") as caught:
+        resolve_recipe("tiny_classifier", ["training.capture=true"])
+    assert "\n" not in str(caught.value)
+
+
 def test_cached_features_of_a_backbone_that_learns_are_refused():
     with pytest.raises(UsageError, match="features=cached needs a backbone that never changes"):
         override(RECIPES["dogs_cats_features"](), ["start.frozen_stages=4"])
@@ -292,6 +299,28 @@ def classifier_part(recipe, folder):
     result = train_classifier_run(recipe, folder, quiet=True)
     result["exposure"].pop("seconds")
     return result
+
+
+def judged_part(run, out):
+    return evaluate_classifier_run(run, out=out).metrics
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_several_processes_judge_a_classifier_to_the_bytes_of_one(size, learnt, tmp_path):
+    """Of 48 photographs in batches of 16, two of five processes have none."""
+    run, recipe, _ = learnt
+    assert recipe.evaluation.batch_size == 64
+    small = tmp_path / "run"
+    shutil.copytree(run, small)
+    values = json.loads((small / "recipe.json").read_text())
+    values["evaluation"]["batch_size"] = 16
+    (small / "recipe.json").write_text(json.dumps(values))
+    alone = judged_part(small, tmp_path / "alone")
+    assert in_processes(size, judged_part, small, tmp_path / "shared") == [alone] * size
+    one, several = ((tmp_path / name / "predictions.npz").read_bytes() for name in ("alone", "shared"))
+    assert one == several
+    scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "shared")]
+    assert scores[0] | {"seconds": 0} == scores[1] | {"seconds": 0}
 
 
 def test_several_processes_train_the_classifier_of_one(folders, tmp_path):

@@ -69,6 +69,16 @@ def test_absent_keypoints_are_not_drawn_and_the_skeleton_needs_both_ends():
     assert not changed[60:460, 160:620].any()
 
 
+@pytest.mark.parametrize(("side", "reach"), [(40, 3), (300, 6)])
+def test_points_of_a_small_figure_do_not_hide_it(side, reach):
+    points = np.array([[[50.0, 50, 2], [50 + side, 50 + side, 2]]])
+    boxes = np.array([[10.0, 10, 630, 470]])
+    drawn, plain = (draw_instances(photograph(), boxes, ["x"], keypoints=p) for p in (points, points * 0))
+    rows, columns = np.nonzero((drawn != plain).any(axis=2))
+    near = (abs(rows - 50) < side / 2) & (abs(columns - 50) < side / 2)
+    assert reach - 1 <= abs(rows[near] - 50).max() <= reach
+
+
 def test_small_photographs_are_enlarged_and_large_ones_are_not():
     assert draw_instances(photograph(120, 160), np.zeros((0, 4)), []).shape == (480, 640, 3)
     assert draw_instances(photograph(8, 16), np.zeros((0, 4)), []).shape == (48, 96, 3)
