@@ -113,3 +113,13 @@ def folder_of(source: str, name: str, out: Path | None) -> Path:
     if out is not None:
         return out
     return Path(source) if Path(source).is_dir() else Path("studies") / name
+
+
+def folder_begun(source: str) -> Path:
+    """The folder of a study that was begun: the source itself, or where its name or file leads."""
+    from groundup.study.paper.catalogue import BUILT_IN
+    from groundup.study.study import read_study
+
+    if source in BUILT_IN:
+        return folder_of(source, source, None)
+    return folder_of(source, read_study(source).name, None) if Path(source).is_file() else Path(source)

@@ -20,6 +20,7 @@ from groundup.cli.built_in import (
     Weights,
     World,
     described_study,
+    folder_begun,
     refuse_counted,
 )
 from groundup.cli.terminal import Json, note, print_json, print_lines
@@ -180,11 +181,11 @@ def run(
 
 
 @app.command()
-def status(folder: Folder, as_json: Json = False) -> None:
+def status(study: Source, as_json: Json = False) -> None:
     """Show how far the runs of a study are."""
     from groundup.study.status import read_status
 
-    found = read_status(folder)
+    found = read_status(folder_begun(study))
     if as_json:
         print_json(found.to_json())
     else:
@@ -192,11 +193,11 @@ def status(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(study: Source) -> None:
     """Answer a study from its runs and write the page, figures and tables."""
     from groundup.report.page import write_report
 
-    print_lines([str(write_report(folder))])
+    print_lines([str(write_report(folder_begun(study)))])
 
 
 @app.command(hidden=True)
