@@ -4,7 +4,7 @@
 
 Counted on tensors without numbers, so anywhere in seconds: products of matrices and convolutions, forward and
 backward, of the paper's Mask R-CNN R50-FPN with GN in fixed shapes. The heads see every slot: 512 RoIs an
-image for boxes, 128 for masks, filled or not. Nothing is timed here; `pytest -m gpu tests/gpu -s` does that.
+image for boxes, 128 for masks, filled or not. Nothing is timed here; `gpu_step.py` does that.
 """
 
 import argparse

@@ -1,10 +1,14 @@
 """NMS and levels against torchvision."""
 
+import sys
+
+import pytest
 import torch
+import torchvision
 from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
-from groundup.ops.roi import fpn_levels, nms, ranks_within
+from groundup.ops.roi import fpn_levels, nms, ranks_within, roi_align, roi_align_levels
 
 
 def some_boxes(num, seed, extent=200.0):
@@ -42,3 +46,36 @@ def test_levels_equal_torchvisions_also_at_the_bounds():
     expected = LevelMapper(2, 5)([boxes])
     assert torch.equal(fpn_levels(boxes, 4, eps=1e-6, is_eps_in_log=False), expected)
     assert fpn_levels(torch.zeros(1, 4), 4, eps=1e-8, is_eps_in_log=True).tolist() == [0]
+
+
+@pytest.fixture
+def deterministic_roi_align(monkeypatch):
+    """torchvision's RoIAlign as a GPU has it where kernels must be deterministic: written in Python."""
+    form = sys.modules["torchvision.ops.roi_align"]._roi_align.__wrapped__
+
+    def align(features, rois, size, scale, sampling_ratio, is_aligned):
+        return form(features, rois, scale, size, size, sampling_ratio, is_aligned)
+
+    monkeypatch.setattr(torchvision.ops, "roi_align", align)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("is_aligned", [False, True])
+def test_levels_do_not_mix_where_a_gpu_must_be_deterministic(is_aligned, deterministic_roi_align):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 3, side, side, generator=generator, requires_grad=True) for side in (32, 16)]
+    boxes, images = some_boxes(6, 2, extent=50.0), torch.arange(6) % 2
+    levels, options = (
+        torch.tensor([0, 1, 0, 1, 1, 0]),
+        {"size": 3, "sampling_ratio": 2, "is_aligned": is_aligned},
+    )
+    pooled = roi_align_levels(maps, boxes, images, levels, scales=[1 / 4, 1 / 8], **options)
+    for row, level in enumerate(levels.tolist()):
+        one = slice(row, row + 1)
+        alone = roi_align(maps[level], boxes[one], images[one], scale=1 / (4, 8)[level], **options)
+        torch.testing.assert_close(pooled[one], alone)
+    rows = images == 0
+    pooled[rows].sum().backward()
+    assert not maps[0].grad[1].any()

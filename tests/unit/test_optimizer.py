@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from asks import NoCopies
 from groundup.engine.optimizer import (
     OptimizerOptions,
     apply_lr,
@@ -14,6 +15,7 @@ from groundup.engine.optimizer import (
     load_optimizer_state,
     optimizer_state,
     parameter_rules,
+    update_average,
 )
 from groundup.errors import CheckpointError, UsageError
 
@@ -129,3 +131,49 @@ def test_averaged_weights_follow_the_formula():
         expected = 0.75 * expected + 0.25 * model[0].weight.detach()
     torch.testing.assert_close(average.module[0].weight, expected)
     assert build_average(model, OptimizerOptions()) is None
+
+
+def test_averaged_weights_are_torchs_to_the_bit():
+    model = some_model()
+    ours, torchs = (build_average(model, OptimizerOptions(ema_decay=0.9)) for _ in range(2))
+    for seed in range(4):
+        backward(model, seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(parameter.grad)
+        update_average(ours, model)
+        torchs.update_parameters(model)
+        for name, value in torchs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_averaging_moves_nothing_between_host_and_device():
+    with torch.device("meta"):  # stands for a GPU
+        model = some_model()
+    average = build_average(model, OptimizerOptions(ema_decay=0.9))
+    for _ in range(2):
+        with NoCopies():
+            update_average(average, model)
+    with NoCopies(), pytest.raises(AssertionError, match="between host and device"):
+        average.update_parameters(model)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_state_put_back_lies_in_memory_as_its_parameter_does(name):
+    """A fused kernel walks weights, gradients and state in one order; on a GPU it refuses another."""
+    models = [some_model().to(memory_format=torch.channels_last) for _ in range(2)]
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    extra = {"momentum": 0.9} if name == "sgd" else {}
+    optimizers = [kind(model.parameters(), lr=0.1, fused=True, **extra) for model in models]
+    backward(models[0], 0)
+    optimizers[0].step()
+    models[1].load_state_dict(models[0].state_dict())
+    saved = {key: value.contiguous() for key, value in optimizer_state(models[0], optimizers[0]).items()}
+    load_optimizer_state(models[1], optimizers[1], saved)
+    for parameter, state in optimizers[1].state.items():
+        assert all(value.stride() == parameter.stride() for value in state.values() if value.dim())
+    for model, optimizer in zip(models, optimizers, strict=True):
+        backward(model, 1)
+        optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)

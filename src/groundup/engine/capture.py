@@ -72,6 +72,8 @@ class Repeater:
         torch.cuda.synchronize(self._device)
         self._met.clear()
         self._captured.clear()
+        # torch refuses a pool of which all graphs are gone, and anything of which still lives.
+        self._pool = torch.cuda.graph_pool_handle()
 
     @part("captured", is_whole=True)  # its parts cannot be told apart: the host does not walk them
     def run(self, name: Hashable, inputs: Inputs, work: Callable[[Inputs], Outputs]) -> Outputs:

@@ -54,7 +54,8 @@ class Bucket:
             if parameter.grad is not None:
                 parameter.grad.copy_(part.view_as(parameter))
             elif count:
-                parameter.grad = part.view_as(parameter).clone()
+                # It lies in memory as the parameter does: fused kernels walk both in one order.
+                parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
         self.flat = self.work = None
 
 

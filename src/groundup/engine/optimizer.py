@@ -171,6 +171,33 @@ def build_average(model: nn.Module, options: OptimizerOptions) -> AveragedModel 
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)
 
 
+@torch.no_grad()
+def update_average(average: AveragedModel, model: nn.Module) -> None:
+    """Move the average by a step, to the same bits as its own `update_parameters`.
+
+    That one copies its count of steps to the weights' device every time, for which a GPU is waited for.
+    """
+    assert average.multi_avg_fn is not None, "it was built with one"
+    alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for own, new in zip(tensors_of(average.module), tensors_of(model), strict=True):
+        owns, news = alike.setdefault(own.dtype, ([], []))
+        owns.append(own)
+        news.append(new)
+    is_first = int(average.n_averaged) == 0
+    for owns, news in alike.values():
+        if is_first:
+            torch._foreach_copy_(owns, news)
+        else:
+            average.multi_avg_fn(owns, news, average.n_averaged)
+    average.n_averaged += 1
+
+
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """All parameters, then all buffers."""
+    yield from model.parameters()
+    yield from model.buffers()
+
+
 def state_items(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """The optimizer's tensors under `parameter.name.key`; what it keeps is named, never numbered."""
     for name, parameter in trained_parameters(model).items():
@@ -202,6 +229,10 @@ def load_optimizer_state(
                 f"optimizer state '{full_name}' of shape {tuple(value.shape)} does not fit: {found}"
             )
         # A scalar is AdamW's step counter, which torch keeps on the CPU unless the step is one kernel; the
-        # rest lives with its parameter.
-        is_counter = value.dim() == 0 and parameter.dim() > 0 and not is_fused(optimizer)
-        optimizer.state[parameter][key] = value.clone() if is_counter else value.to(parameter.device)
+        # rest lives with its parameter, and lies in memory as it does: fused kernels walk both in one order.
+        is_counter = value.dim() == 0 and parameter.dim() > 0
+        if is_counter:
+            placed = value.to(parameter.device if is_fused(optimizer) else "cpu", copy=True)
+        else:
+            placed = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        optimizer.state[parameter][key] = placed

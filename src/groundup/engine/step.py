@@ -16,7 +16,13 @@ from groundup.engine.capture import Outputs, Repeater
 from groundup.engine.distributed import World
 from groundup.engine.gradients import GradientSum
 from groundup.engine.numerics import Precision, autocast, step_seed
-from groundup.engine.optimizer import OptimizerOptions, apply_lr, clip_gradients, gradient_norm
+from groundup.engine.optimizer import (
+    OptimizerOptions,
+    apply_lr,
+    clip_gradients,
+    gradient_norm,
+    update_average,
+)
 from groundup.engine.readings import Guard, TakenStep, parameters_of
 from groundup.engine.state import TrainingState
 from groundup.errors import DivergedError, UsageError
@@ -127,7 +133,7 @@ def take_step(
     )
     move(state, taken, options, team)
     if state.average is not None:
-        state.average.update_parameters(state.model)
+        update_average(state.average, state.model)
     count_step(state, microbatches, team)
     return taken
 

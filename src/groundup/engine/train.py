@@ -60,6 +60,11 @@ from groundup.structures import Batch
 RESULT = "result.json"
 """Written last: a run is done when it exists."""
 
+MOST_SHAPES = 64
+"""Shapes of captured batches that the losses are compiled for. Past its own limit, 8, torch compiles no more,
+and five sizes with a few rungs of truth are more; left to itself it would, from the second shape on, compile
+for sizes that it does not know."""
+
 Batches = Callable[[int], Iterator[Batch]]
 """From a position in the order of images, the batches that follow, without end."""
 Evaluate = Callable[[nn.Module, int], dict[str, float | None]]
@@ -403,7 +408,7 @@ def loop(run: Run, batches: Batches) -> None:
     options, upkeep = plan.options, plan.options.upkeep
     if state.images_seen >= plan.total:
         return
-    losses_of = losses_method(state.model, compiled=options.compile)
+    losses_of = losses_method(state.model, compiled=options.compile, captured=options.capture)
     state.model.train()
     if state.images_seen > 0 and plan.is_due(state.images_seen, options.evaluate_every):
         run.judge()
@@ -483,8 +488,8 @@ def build_state(model: nn.Module, plan: Plan, device: torch.device) -> TrainingS
     )
 
 
-def losses_method(model: nn.Module, *, compiled: bool) -> Losses:
-    """The model's `losses`, compiled if asked for.
+def losses_method(model: nn.Module, *, compiled: bool, captured: bool) -> Losses:
+    """The model's `losses`, compiled if asked for; for captured steps once for each shape.
 
     Raises:
         UsageError: it has none.
@@ -495,8 +500,12 @@ def losses_method(model: nn.Module, *, compiled: bool) -> Losses:
     if not compiled:
         chosen: Losses = losses_of
         return chosen
+    if captured:
+        torch._dynamo.config.recompile_limit = MOST_SHAPES
     # What is compiled into one piece has no parts.
-    return part("compiled losses", is_whole=True)(torch.compile(losses_of))
+    return part("compiled losses", is_whole=True)(
+        torch.compile(losses_of, dynamic=False if captured else None)
+    )
 
 
 def record_step(run: Run, taken: TakenStep, waited_for_device: float) -> None:

@@ -146,16 +146,19 @@ def roi_align_levels(
     """
     pooled: Tensor | None = None
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
-        own = torch.where((levels == level)[:, None], boxes, FAR_OFF)
+        is_own = levels == level
         part = roi_align(
             features,
-            own,
+            torch.where(is_own[:, None], boxes, FAR_OFF),
             images,
             size=size,
             scale=scale,
             sampling_ratio=sampling_ratio,
             is_aligned=is_aligned,
         )
+        if torch.are_deterministic_algorithms_enabled():
+            # torchvision's form with a deterministic gradient has no outside: it repeats the map's border.
+            part = torch.where(is_own[:, None, None, None], part, 0.0)
         pooled = part if pooled is None else pooled + part
     assert pooled is not None, "there is at least one map"
     return pooled
