@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,12 +14,13 @@ import pytest
 from groundup.engine.journal import open_log
 from groundup.errors import EXIT_INTERNAL, EXIT_RESUMABLE, UsageError
 from groundup.records import is_held, write_json
-from groundup.study.launch import Attendant, RayCluster, SlurmCluster, attend, crew_of
+from groundup.study.launch import Attendant, RayCluster, SlurmCluster, attend, crew_of, refuse_silence
 from groundup.study.results import RESULT
 from groundup.study.runner import CHECKPOINT, CHECKPOINTS, MAX_TAKEN_BACK, begin_study, run_study
 from groundup.study.status import read_status
 from groundup.study.worker import run_path
 from groundup.study.workers import STDERR, TAKEN_BACK
+from processes import free_port
 from small_study import small_study, small_world
 
 SLEEPER = (
@@ -61,6 +63,28 @@ def test_a_missing_extra_is_one_line(place, package, tmp_path):
         crew_of(place, tmp_path, 1, []),
     ):
         pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:99999"])
+def test_an_address_of_ray_at_which_nobody_listens_is_one_line(address):
+    address = address.format(free_port())
+    with pytest.raises(UsageError, match=f"nothing answers at {address}") as caught:
+        refuse_silence(address)
+    assert "\n" not in str(caught.value)
+
+
+def test_addresses_of_ray_that_answer_or_name_no_port_are_taken():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refuse_silence(f"127.0.0.1:{server.getsockname()[1]}")
+    refuse_silence("auto")
+    refuse_silence("")
+
+
+def test_an_unknown_option_of_ray_is_one_line():
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match="num_gpu") as caught:
+        RayCluster(1, {"num_gpu": 1})
+    assert "\n" not in str(caught.value)
 
 
 GOLDEN_SCRIPT = Path(__file__).resolve().parents[1] / "golden" / "slurm_job.sh"

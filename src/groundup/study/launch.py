@@ -5,8 +5,10 @@ runner decides what can begin and what a status means, as it does with processes
 libraries are extras, imported when they are asked for.
 """
 
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,7 +169,7 @@ class RayCluster(Cluster):
     Without an address Ray takes the cluster that RAY_ADDRESS names, or makes one of this machine.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster does not answer.
+        UsageError: Ray is not installed, the cluster does not answer, or an option is unknown.
     """
 
     def __init__(self, threads: int, options: Mapping[str, Any]) -> None:
@@ -180,16 +182,15 @@ class RayCluster(Cluster):
         self._ray = ray
         resources = dict(options)
         address = resources.pop("address", None)
+        refuse_silence(address or os.environ.get("RAY_ADDRESS", ""))
         try:
+            kind = ray.remote(Attendant).options(**{"num_cpus": threads, "max_concurrency": 2, **resources})
             if not ray.is_initialized():
                 own = {} if address else {"include_dashboard": False}
-                ray.init(address=address, log_to_driver=False, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
+        except (ConnectionError, RuntimeError, ValueError, TypeError) as error:
             raise UsageError(f"Ray: {' '.join(str(error).split())}") from None
-        kind = ray.remote(Attendant)
-        self._build: Callable[[], Any] = kind.options(
-            **{"num_cpus": threads, "max_concurrency": 2, **resources}
-        ).remote
+        self._build: Callable[[], Any] = kind.remote
 
     def _submit(self, command: list[str], stderr: str, environment: dict[str, str]) -> Any:
         actor = self._build()
@@ -213,6 +214,24 @@ class RayCluster(Cluster):
         except self._ray.exceptions.RayActorError:
             # Its machine is gone, or it was taken back before it began.
             return TAKEN_BACK
+
+
+def refuse_silence(address: str) -> None:
+    """Refuse a HOST:PORT of Ray at which nobody listens: Ray itself would try for minutes.
+
+    Raises:
+        UsageError: nothing answers.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=MEETING_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"Ray: nothing answers at {address} ({error}); give --cluster-option address=HOST:PORT as "
+            "`ray start --head` printed it"
+        ) from None
 
 
 @contextmanager
