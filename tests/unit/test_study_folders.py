@@ -36,5 +36,5 @@ def test_a_folder_is_itself(tmp_path):
 def test_a_file_that_is_no_study_is_refused(tmp_path):
     path = tmp_path / "notes.yaml"
     path.write_text("- a list")
-    with pytest.raises(GroundupError, match="notes.yaml"):
+    with pytest.raises(GroundupError, match=r"notes\.yaml"):
         folder_begun(str(path))
