@@ -11,7 +11,8 @@ from torch import nn
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import ScheduleOptions
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import TrainOptions, UpkeepOptions, train
+from groundup.engine.train import train
+from groundup.engine.training import TrainOptions, UpkeepOptions
 from groundup.structures import Batch
 
 SIDE = 16

@@ -21,9 +21,11 @@ from groundup.data.transforms import TransformOptions
 from groundup.engine.checkpoint import load_weights
 from groundup.engine.classify import ClassEvaluation, ClassEvaluationOptions, evaluate_classes
 from groundup.engine.distributed import World, joined
+from groundup.engine.run import RESULT, Evaluate, run_state
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state
+from groundup.engine.train import Batches
+from groundup.engine.training import TrainOptions
 from groundup.errors import CheckpointError, UsageError
 from groundup.features import (
     FeatureSource,

@@ -12,7 +12,7 @@ from groundup.data.transforms import CropOptions, TransformOptions
 from groundup.engine.classify import ClassEvaluationOptions
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import ScheduleOptions
-from groundup.engine.train import TrainOptions, UpkeepOptions
+from groundup.engine.training import TrainOptions, UpkeepOptions
 from groundup.models.backbone import NUM_STAGES, BackboneOptions
 from groundup.models.classifier import ClassifierOptions
 from groundup.models.start import StartOptions

@@ -9,7 +9,7 @@ from groundup.data.transforms import PAPER_SCALES, TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import UNIT_BATCH, UNIT_STEPS, ScheduleOptions
-from groundup.engine.train import TrainOptions
+from groundup.engine.training import TrainOptions
 from groundup.models.keypoint_presets import paper_keypoint_rcnn
 from groundup.models.presets import paper_faster_rcnn, paper_faster_rcnn_vgg, paper_mask_rcnn, with_cascade
 from groundup.models.rcnn import DetectorOptions

@@ -6,7 +6,7 @@ from groundup.data.transforms import PAPER_SCALES, LargeScaleJitterOptions, Tran
 from groundup.engine.evaluate import EvaluationOptions
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import EPOCHS_PER_UNIT, UNIT_BATCH, UNIT_STEPS, ScheduleOptions
-from groundup.engine.train import TrainOptions
+from groundup.engine.training import TrainOptions
 from groundup.models.keypoint_presets import torchvision_keypoint_rcnn
 from groundup.models.presets import detectron2, detectron2_new_baseline, torchvision, torchvision_v2
 from groundup.models.rcnn import DetectorOptions

@@ -12,7 +12,7 @@ from groundup.data.overlap import Overlap
 from groundup.data.regimes import share_of
 from groundup.data.transforms import TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
-from groundup.engine.train import TrainOptions
+from groundup.engine.training import TrainOptions
 from groundup.models.rcnn import DetectorOptions
 from groundup.models.start import StartOptions, check_start
 from groundup.run_folder import RunRecipe

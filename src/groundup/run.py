@@ -25,9 +25,10 @@ from groundup.engine.checkpoint import load_weights
 from groundup.engine.distributed import World, joined
 from groundup.engine.evaluate import Evaluation, Shown, evaluate
 from groundup.engine.precise_norm import precise_norms, save_statistics
+from groundup.engine.run import Evaluate, run_state
 from groundup.engine.schedule import check_schedule
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import Batches, Evaluate, run_state
+from groundup.engine.train import Batches
 from groundup.metrics.tables import TRAINING
 from groundup.models.load_report import LoadReport
 from groundup.models.rcnn import RCNN, build_detector

@@ -22,6 +22,7 @@ from groundup.data.order import hash_of
 from groundup.engine.checkpoint import EVALUATIONS
 from groundup.engine.distributed import World
 from groundup.engine.journal import LOG
+from groundup.engine.run import RESULT, Evaluate, run_state
 from groundup.engine.schedule import (
     ScheduleOptions,
     drop_points,
@@ -31,7 +32,8 @@ from groundup.engine.schedule import (
     warmup_length,
 )
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import RESULT, Batches, Evaluate, TrainOptions, run_state, train
+from groundup.engine.train import Batches, train
+from groundup.engine.training import TrainOptions
 from groundup.errors import UsageError
 from groundup.models.initialisation import init_table
 from groundup.models.load_report import LoadReport

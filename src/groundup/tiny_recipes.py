@@ -8,7 +8,7 @@ from groundup.data.transforms import TransformOptions
 from groundup.engine.evaluate import EvaluationOptions
 from groundup.engine.optimizer import OptimizerOptions
 from groundup.engine.schedule import ScheduleOptions
-from groundup.engine.train import TrainOptions, UpkeepOptions
+from groundup.engine.training import TrainOptions, UpkeepOptions
 from groundup.models.keypoint_presets import paper_keypoint_rcnn
 from groundup.models.presets import (
     DetectorSizes,

@@ -12,8 +12,8 @@ import torch
 
 from groundup.engine.checkpoint import COMMIT, checkpoint_paths, newest_checkpoint, save_checkpoint
 from groundup.engine.distributed import read_world
+from groundup.engine.run import run_state
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import run_state
 from groundup.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from small_training import SmallModel, batches_from, draw_batch, lines_of, measure, small_options, train_small
 

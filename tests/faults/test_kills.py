@@ -11,7 +11,7 @@ import pytest
 
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.journal import open_log
-from groundup.engine.train import run_state
+from groundup.engine.run import run_state
 from groundup.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 from processes import fresh_context
 from small_training import lines_of, train_slowly

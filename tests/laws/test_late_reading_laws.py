@@ -8,7 +8,7 @@ from groundup.engine.capture import check_capture, copy_into, on_device, shape_o
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.optimizer import OptimizerOptions, apply_lr, build_optimizer, optimizer_state
 from groundup.engine.readings import Guard
-from groundup.engine.train import TrainOptions
+from groundup.engine.training import TrainOptions
 from groundup.errors import DivergedError, Interrupted, UsageError
 from small_training import SmallModel, StopAfter, draw_batch, lines_of, small_options, train_small
 

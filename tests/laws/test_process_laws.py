@@ -12,8 +12,8 @@ from torch import nn
 from groundup.engine.checkpoint import newest_checkpoint
 from groundup.engine.distributed import joined
 from groundup.engine.journal import open_log
+from groundup.engine.run import run_state
 from groundup.engine.stop import StopFlag
-from groundup.engine.train import run_state
 from groundup.models.losses import normalise_loss
 from groundup.models.norm import build_norm
 from groundup.records import read_json

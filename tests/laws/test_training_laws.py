@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from groundup.engine.checkpoint import checkpoint_path, newest_checkpoint
 from groundup.engine.journal import open_log
-from groundup.engine.train import run_state
+from groundup.engine.run import run_state
 from groundup.errors import CheckpointError, Interrupted, UsageError
 from groundup.records import read_json
 from small_training import (

@@ -30,7 +30,7 @@ from groundup.engine.checkpoint import (
     seal,
 )
 from groundup.engine.journal import LOG, open_log
-from groundup.engine.train import RESULT
+from groundup.engine.run import RESULT
 from groundup.errors import CheckpointError
 from groundup.records import (
     lock_folder,
