@@ -23,16 +23,16 @@ BOLD = 20.0
 ALL_HEADS = "cascade, masks and keypoints"
 
 
-def detector(kind):
-    """Heads with a joint norm, in float64, that see true boxes alone: nothing in images without any."""
+def detector(kind, norm="syncbn"):
+    """Heads with a batch norm, in float64, that see true boxes alone: nothing in images without any."""
     options, is_plain = tiny_options(), kind == "box"
-    joint = {"norm": "syncbn"}
+    joint = {"norm": norm}
     model = tiny_detector(
         rpn=options.rpn.model_copy(update={"min_box_size": 1e6}),
         rois=RoIOptions(rois_per_image=32),
         box_head=options.box_head.model_copy(update={**joint, "class_agnostic": not is_plain}),
         mask_head=None if is_plain else options.mask_head.model_copy(update=joint),
-        keypoint_head=None if is_plain else KEYPOINTS,
+        keypoint_head=None if is_plain else KEYPOINTS.model_copy(update=joint),
         cascade=None if is_plain else CascadeOptions(),
         loss_images=1,
     ).double()
@@ -80,3 +80,30 @@ def test_a_process_without_rois_changes_nothing_of_what_one_process_learns(kind,
     assert statistics
     for _, _, theirs in parts:
         torch.testing.assert_close(theirs, statistics, rtol=TOLERANCE, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["box", ALL_HEADS])
+@pytest.mark.parametrize("norm", ["bn", "syncbn"])
+def test_heads_that_see_no_roi_keep_their_statistics_and_learn_nothing(kind, norm):
+    batch = random_batch((0, 0))
+    batch = replace(batch, keypoints=random_keypoints(batch))
+    batch = batch.map(lambda values: values.double() if values.is_floating_point() else values)
+    model = detector(kind, norm)
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and "head" in name
+    }
+    assert norms
+    # Statistics that a batch of anything would move.
+    for module in norms.values():
+        module.running_mean.fill_(3.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sum(model.losses(batch).values()).backward()
+    for name, value in model.state_dict().items():
+        if "running" in name or "tracked" in name:
+            torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    for name, module in norms.items():
+        for weight in (module.weight, module.bias):
+            assert weight.grad is not None, name
+            assert not weight.grad.any(), name

@@ -63,7 +63,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of one process, then the activation if there is one."""
+    """Batch norm over the images of one process, then the activation if there is one.
+
+    Of no image or RoI it makes nothing, and its running statistics stay; torch's own would refuse.
+    """
 
     init_rule = INIT_RULE
 
@@ -81,7 +84,11 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:  # noqa: A002
         """The batch normalised by its statistics, in evaluation by the running ones."""
-        normed = super().forward(input)
+        if self.training and len(input) == 0:
+            # Gamma and beta keep their place in the graph: their gradients are zeros.
+            normed = torch.addcmul(self.bias.view(1, -1, 1, 1), input, self.weight.view(1, -1, 1, 1))
+        else:
+            normed = super().forward(input)
         return normed if self.activation is None else self.activation(normed)
 
 

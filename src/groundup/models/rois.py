@@ -166,17 +166,21 @@ def roi_labels(
 
 
 def rows_seen(is_needed: Bool[Tensor, "B R"], kind: SlotKind, norm: NormKind) -> Int[Tensor, " N"]:
-    """Flat rows of the slots a head with the norm sees; at least one, but for a joint norm.
+    """Flat rows of the slots a head with the norm sees; at least one, but for a batch norm.
 
     Where no slot is needed the first one stands in, with weight 0, since other layers want something to work
-    on. Before a joint norm it would count in statistics that must not depend on how images are dealt to
-    processes; that norm takes nothing for an answer, and joins with a count of zero.
+    on. Before a batch norm it would count in statistics that nothing was seen for; those norms take nothing
+    for an answer, the joint one with a count of zero.
     """
     flat = is_needed.flatten()
     if kind == "fixed":
         return torch.arange(len(flat), device=flat.device)
     rows = flat.nonzero()[:, 0]
-    return rows if len(rows) or norm == "syncbn" else torch.zeros(1, dtype=torch.int64, device=flat.device)
+    return (
+        rows
+        if len(rows) or norm in {"bn", "syncbn"}
+        else torch.zeros(1, dtype=torch.int64, device=flat.device)
+    )
 
 
 def sums_of_images(
