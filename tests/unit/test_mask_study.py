@@ -53,7 +53,7 @@ def test_errors_findings_and_the_page_are_of_masks(study, tmp_path):
         "Mask AP50 points that mending",
         "TIDE, by IoU of masks",
         "They are judged here by mask AP; the paper&#39;s numbers beside them are of boxes.",
-        "Found at IoU of masks of 0.5",
+        "Found at 0.5 IoU of masks",
         "in Mask AP, by category",
     ):
         assert words in page, words

@@ -143,7 +143,7 @@ def draw_trio(
     first, second = row["candidate_found"], row["reference_found"]
     return Trio(
         file=neutral(str(row["file"])),
-        caption=f"Found at {OVERLAP_NAMES[kind]} of 0.5: {first} and {second} of {row['gt']}",
+        caption=f"Found at 0.5 {OVERLAP_NAMES[kind]}: {first} and {second} of {row['gt']}",
         pictures=tuple((title, data_uri(picture)) for title, picture in pictures),
     )
 
