@@ -19,6 +19,7 @@ from groundup.allocator import allocator_line
 from groundup.config import Options, differences, fingerprint, plain, vary
 from groundup.data.coco import Category, category_record
 from groundup.data.order import hash_of
+from groundup.engine.capture import check_capture
 from groundup.engine.checkpoint import EVALUATIONS
 from groundup.engine.distributed import World
 from groundup.engine.journal import LOG
@@ -202,11 +203,14 @@ def carry_out(
     over groups of `loss_images` images.
 
     Raises:
-        UsageError: the folder holds another run, or processes were started differently.
+        UsageError: the folder holds another run, processes were started differently, or steps cannot be
+            captured here.
         Interrupted, DivergedError, CheckpointError: as `engine.train.train`.
     """
     recipe = fingerprint(beginning.identity)
     world.agree_on({"the run's folder": str(folder), "the recipe's fingerprint": recipe})
+    if options.capture:  # before the folder belongs to a run that cannot be
+        world.together(lambda: check_capture(default_device(), world.size))
     world.lead(lambda: record_beginning(folder, beginning))
     if not quiet and world.leads:
         for line in (f"run: {folder}", *beginning.notes, *beginning.report.lines()):

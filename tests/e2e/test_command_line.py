@@ -67,6 +67,19 @@ def run(world, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU captures steps")
+def test_steps_that_cannot_be_captured_are_refused_in_one_line_before_there_is_a_run(world, tmp_path):
+    fixed = ["model.roi_slots=fixed", "transforms.buckets={sizes: [[128, 128]]}", "transforms.max_side=128"]
+    words = [*data_of(world), *TINY, *fixed, "training.schedule.images=32", "training.capture=true"]
+    done = groundup("train", "tiny_mask_rcnn", *words, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "groundup: training.capture is true, but steps run on cpu: only an NVIDIA GPU repeats captured "
+        "steps; write training.capture=false"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_answers_on_every_level():
     for words in (
         [],
