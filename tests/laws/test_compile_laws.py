@@ -5,6 +5,7 @@ rounding of a ReLU's corner, its share of the gradient is there in one order of 
 (mask detector: 6e-4 of a gradient of 0.3).
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,32 @@ def test_compiled_losses_are_one_graph_with_the_numbers_of_those_as_written(name
         text=True,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+WITHOUT = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from groundup.engine.train import losses_method
+from groundup.errors import UsageError
+from small_training import SmallModel, draw_batch
+try:
+    losses_method(SmallModel(), compiled=True, captured=False)(draw_batch(range(4)))
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_without_a_compiler_compiled_losses_are_refused_in_one_line(tmp_path):
+    places = [str(Path(__file__).parents[1]), *sys.path]
+    without = {"CXX": "no-such-compiler", "PATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT, *places],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **without, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+    )
+    (line,) = ended.stdout.splitlines()
+    assert "torch cannot compile here" in line
+    assert "write training.compile=false" in line

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from groundup.engine.capture import check_capture
-from groundup.engine.distributed import World
+from groundup.engine.distributed import World, first_line
 from groundup.engine.gauges import build_stopwatch
 from groundup.engine.journal import Journal
 from groundup.engine.late import check_late_parts, enter_phase
@@ -221,7 +221,7 @@ def losses_method(model: nn.Module, *, compiled: bool, captured: bool) -> Losses
     """The model's `losses`, compiled if asked for; for captured steps once for each shape.
 
     Raises:
-        UsageError: it has none.
+        UsageError: it has none; by the losses given, that torch cannot compile on this machine.
     """
     losses_of = getattr(model, "losses", None)
     if losses_of is None:
@@ -231,7 +231,17 @@ def losses_method(model: nn.Module, *, compiled: bool, captured: bool) -> Losses
         return chosen
     if captured:
         torch._dynamo.config.recompile_limit = MOST_SHAPES
+    compiled_losses = torch.compile(losses_of, dynamic=False if captured else None)
+
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        try:
+            found: dict[str, torch.Tensor] = compiled_losses(batch)
+        except torch._dynamo.exc.ShortenTraceback as error:
+            raise UsageError(
+                f"training.compile is true, but torch cannot compile here: {first_line(error)}; mend that, "
+                "or write training.compile=false"
+            ) from error
+        return found
+
     # What is compiled into one piece has no parts.
-    return part("compiled losses", is_whole=True)(
-        torch.compile(losses_of, dynamic=False if captured else None)
-    )
+    return part("compiled losses", is_whole=True)(losses)
