@@ -156,6 +156,7 @@ def draw_comparison(
             "interval": [delta * part - 0.9, delta * part + 0.9],
             "p_value": 0.4,
             "differs": False,
+            "image_only": False,
         }
         for name, part in ENDPOINT_PARTS.items()
         if name != "AP"

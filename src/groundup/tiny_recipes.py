@@ -78,8 +78,8 @@ def tiny_faster_rcnn() -> Recipe:
 def tiny_faster_rcnn_vgg() -> Recipe:
     """A small Faster R-CNN for two cores: VGG-11 of a quarter of the widths, no norm, no FPN.
 
-    Its gradient is clipped: without norms it grows with the features, and those of a pre-trained network may be
-    16 times as large as random ones.
+    Its gradient is clipped: without norms it grows with the features, and those of a pre-trained network may
+    be 16 times as large as random ones.
     """
     recipe = tiny_recipe("tiny_faster_rcnn_vgg", paper_faster_rcnn_vgg("vgg11_quarter", sizes=TINY_SIZES))
     return vary(recipe, {"training.optimizer.clip": "norm", "training.optimizer.clip_at": VGG_CLIP})

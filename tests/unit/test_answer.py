@@ -371,11 +371,11 @@ def test_an_edited_study_and_a_folder_that_is_none_are_refused(whole, tmp_path):
 
 def test_the_names_of_a_runs_files_are_those_that_runs_write():
     from groundup import run_folder
-    from groundup.engine import journal, train
+    from groundup.engine import journal, run
     from groundup.study import results
 
     assert results.LOG == journal.LOG
-    assert results.RESULT == train.RESULT
+    assert results.RESULT == run.RESULT
     assert results.RECORD == run_folder.RECORD
     assert results.RECIPE == run_folder.RECIPE
 

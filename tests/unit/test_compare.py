@@ -241,6 +241,7 @@ def test_one_seed_of_two_planned_is_noted_and_shows_no_secondary_difference():
     assert comparison.verdict.provisional
     assert comparison.notes[0] == "scratch has 1 of the 2 seeds that were planned"
     assert not any(result.differs for result in comparison.secondary.values())
+    assert all(result.to_json()["image_only"] for result in comparison.secondary.values())
 
 
 def test_an_arm_without_runs_is_refused_by_name():

@@ -277,6 +277,11 @@ def refuse_damaged_masks(detections: COCO, results: Sequence[Result], source: st
         whole = set(decoded)
         rows = [row for row, i in enumerate(detections.get_ann_ids()) if i not in whole]
         first = results[rows[0]]
+        if isinstance(first["segmentation"]["counts"], list):
+            raise DataError(
+                f"{source}: row {rows[0]} (image {first['image_id']!r}) has a mask whose counts are a list, "
+                "but results have them as compressed text: pycocotools.mask.frPyObjects makes it"
+            )
         raise DataError(
             f"{source}: {len(rows)} of {len(results)} results have a mask whose runs do not fit "
             f"their image: the first is row {rows[0]} (image {first['image_id']!r}); write them anew"

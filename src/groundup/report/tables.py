@@ -101,6 +101,13 @@ def comparisons_table(answer: Answer, kinds: Sequence[str]) -> Table:
     )
 
 
+def judged_word(row: Row) -> str:
+    """What a secondary endpoint's corrected p value comes to; of one seed nothing, whatever the value."""
+    if row["image_only"]:
+        return "not judged: one seed"
+    return "differs" if row["differs"] else "not shown to differ"
+
+
 def secondary_table(answer: Answer) -> Table:
     """The secondary endpoints of the primary comparison."""
     found = (answer.primary or {}).get("secondary", {})
@@ -110,7 +117,7 @@ def secondary_table(answer: Answer) -> Table:
             Cell(signed(row["delta"])),
             Cell(interval_text(*row["interval"])),
             Cell(f"{row['p_value']:.3f}" if row["p_value"] >= 0.001 else "< 0.001"),
-            words("differs" if row["differs"] else "not shown to differ"),
+            words(judged_word(row)),
         )
         for name, row in found.items()
     )

@@ -194,6 +194,7 @@ class SecondaryResult:
             "interval": list(self.interval),
             "p_value": self.p_value,
             "differs": self.differs,
+            "image_only": self.difference.image_only,
         }
 
 
