@@ -14,6 +14,8 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
+from operator import contains
 from typing import Any
 
 import numpy as np
@@ -257,7 +259,7 @@ def load_detections(
         table[:, 6] = checked.category_ids
         return truth.load_res(table)
     field = FIELD[kind]
-    if any("bbox" in result or "area" in result for result in results):
+    if any(any(map(contains, results, repeat(other))) for other in ("bbox", "area")):
         kept = ("image_id", "category_id", "score", field)
         results = [{name: result[name] for name in kept} for result in results]
     detections = truth.load_res(list(results))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import is_, itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -210,8 +210,8 @@ def check_masks(
     """
     sizes = [[image["height"], image["width"]] for image in document["images"]]
     try:
-        found = [mask["size"] for mask in masks if mask["counts"] is not None]
-        shapeless = len(found) < len(masks)
+        found = list(map(itemgetter("size"), masks))
+        shapeless = any(map(is_, map(itemgetter("counts"), masks), repeat(None)))
     except (TypeError, KeyError, IndexError):
         shapeless = True
     if shapeless:
