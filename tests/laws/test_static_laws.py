@@ -96,6 +96,9 @@ def step_of(model, batch):
 
 
 def empty_world(name, slots, batch, device):
+    # What a network gives is looked at on the meta device, which older torch refuses in the world below.
+    tiny_detector(roi_slots=slots, **DETECTORS[name])
+
     def build(emptied):
         with torch.device(device):
             model = tiny_detector(roi_slots=slots, **DETECTORS[name])

@@ -73,4 +73,13 @@ def test_the_gpus_kernel_gives_torchvisions_survivors():
     pytest.importorskip("triton")
     places = [str(Path(__file__).parent), *sys.path]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", KERNEL, *places], check=True, env=environment)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KERNEL, *places],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    if "only 0-dimensional arrays can be converted" in ended.stderr:
+        pytest.skip("this Triton's interpreter does not work with this NumPy (3.6 with 2.4)")
+    assert ended.returncode == 0, ended.stderr[-3000:]

@@ -10,6 +10,7 @@ Legend:
     B  images      H, W  height and width of the padded batch
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -235,6 +236,16 @@ def create_features(name: str, wanted: Sequence[int] = STRIDES) -> nn.Module:
         UsageError: no such model, or no such features.
     """
     check_name(name)
+    return create_network(name, features_only=True, out_indices=features_at(name, tuple(wanted)))
+
+
+@functools.cache
+def features_at(name: str, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Which of the network's features are the last at the wanted strides.
+
+    Raises:
+        UsageError: it has none there, or they are no maps.
+    """
     try:
         with torch.device("meta"):  # costs neither time nor memory
             probe: Any = create_network(name, features_only=True)
@@ -249,7 +260,7 @@ def create_features(name: str, wanted: Sequence[int] = STRIDES) -> nn.Module:
             f"backbone '{name}' does not give (B, C, H, W) features at strides 4, 8, 16 and 32; "
             "choose a convolutional one, such as resnet50"
         )
-    return create_network(name, features_only=True, out_indices=indices)
+    return indices
 
 
 def outputs_of(body: nn.Module) -> list[dict[str, Any]]:
