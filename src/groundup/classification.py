@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from groundup.config import Options, plain, read_tree, vary
+from groundup.config import Options, read_tree, vary
 from groundup.data.folder import ClassIndex, class_subset_rows, open_class_index
 from groundup.data.images import ImagePolicy
 from groundup.data.loader import LoaderOptions, evaluation_batches, train_batches
@@ -50,6 +50,7 @@ from groundup.run_folder import (
     default_device,
     evaluation_folder,
     first_weights,
+    identity_of,
     model_lines,
     refuse_other_run,
     table_lines,
@@ -157,19 +158,6 @@ def open_class_splits(recipe: ClassifierRecipe) -> ClassSplits:
     return ClassSplits(train=train_index, val=val_index)
 
 
-def class_identity(
-    recipe: ClassifierRecipe, splits: ClassSplits, weights_digest: str | None
-) -> dict[str, Any]:
-    """All that the weights of a run hang on, as data: files by digest, without upkeep and workers."""
-    values = plain(recipe)
-    del values["name"], values["loader"], values["training"]["upkeep"], values["evaluation"]
-    values["data"]["train"] = splits.train.digest
-    values["data"]["val"] = splits.val.digest
-    values["start"]["weights"] = weights_digest
-    values["training"].pop("evaluate_every", None)
-    return values
-
-
 def first_classifier(recipe: ClassifierRecipe, num_classes: int) -> Classifier:
     """The recipe's classifier with the first weights of its seed, before the start is loaded."""
     with first_weights(recipe.seed):
@@ -258,7 +246,7 @@ def class_beginning(recipe: ClassifierRecipe, splits: ClassSplits, report: LoadR
     assert recipe.data.val is not None
     paths = {"data.train": str(recipe.data.train.absolute()), "data.val": str(recipe.data.val.absolute())}
     return Beginning(
-        identity=class_identity(recipe, splits, report.digest),
+        identity=identity_of(recipe, splits.train.digest, splits.val.digest, report.digest),
         recipe=vary(recipe, paths),
         categories=splits.train.categories,
         facts={"counts": splits.train.counts(), "left_out": [*splits.train.problems, *splits.val.problems]},
@@ -410,7 +398,7 @@ def class_plan_lines(recipe: ClassifierRecipe, folder: Path) -> Iterator[str]:
     check_schedule(recipe.training.schedule, splits.train.num_images)
     model = first_classifier(recipe, len(splits.train.categories))
     report = load_start(model, recipe.start)
-    refuse_other_run(folder, class_identity(recipe, splits, report.digest))
+    refuse_other_run(folder, identity_of(recipe, splits.train.digest, splits.val.digest, report.digest))
     names = [category.name for category in splits.train.categories]
     yield f"run        {folder} ({run_state(folder)})"
     yield f"train      {splits.train.num_images:,} images"

@@ -155,6 +155,19 @@ def record_beginning(folder: Path, beginning: Beginning) -> None:
     write_json(folder / LOAD_REPORT, beginning.report.to_json())
 
 
+def identity_of(
+    recipe: RunRecipe, train_digest: str, val_digest: str, weights_digest: str | None
+) -> dict[str, Any]:
+    """All that the weights of a run hang on, as data: files by digest, without upkeep and workers."""
+    values = plain(recipe)
+    del values["name"], values["loader"], values["training"]["upkeep"], values["evaluation"]
+    values["data"]["train"] = train_digest
+    values["data"]["val"] = val_digest
+    values["start"]["weights"] = weights_digest
+    values["training"].pop("evaluate_every", None)
+    return values
+
+
 def refuse_other_run(folder: Path, identified: dict[str, Any]) -> None:
     """Refuse a folder that holds a run of another identity, naming what differs.
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.config import plain
 from groundup.data.coco import Category, Index, open_index
 from groundup.data.keypoints import with_keypoints
 from groundup.data.subset import subset_rows
 from groundup.errors import DataError, UsageError
 from groundup.recipe import DataOptions, Recipe, SplitOptions
+from groundup.run_folder import identity_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +91,7 @@ def refuse_unknown_categories(index: Index, trained: Sequence[Category]) -> None
 
 
 def identity(recipe: Recipe, splits: Splits, weights_digest: str | None) -> dict[str, Any]:
-    """All that the weights of a run hang on, as data: files by digest, without upkeep and workers."""
-    values = plain(recipe)
-    del values["name"], values["loader"], values["training"]["upkeep"], values["evaluation"]
-    values["data"]["train"] = splits.train.digest
-    values["data"]["val"] = splits.val.digest
-    values["start"]["weights"] = weights_digest
-    values["training"].pop("evaluate_every", None)
+    """`run_folder.identity_of` a detector's run; what is done about shared photographs moves no weight."""
+    values = identity_of(recipe, splits.train.digest, splits.val.digest, weights_digest)
     values["data"].pop("overlap")
     return values

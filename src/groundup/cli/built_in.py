@@ -117,6 +117,8 @@ def folder_of(source: str, name: str, out: Path | None) -> Path:
 
 def folder_begun(source: str) -> Path:
     """The folder of a study that was begun: the source itself, or where its name or file leads."""
+    if Path(source).is_dir():
+        return Path(source)
     from groundup.study.paper.catalogue import BUILT_IN
     from groundup.study.study import read_study
 

@@ -145,10 +145,7 @@ def coco_ap(
             annotations that cannot be scored.
     """
     limits = detection_limits(STANDARD_LIMIT[kind] if max_detections is None else max_detections, kind)
-    check_document(document)
-    lack = lacks_truth(document, kind)
-    if lack is not None:
-        raise DataError(f"annotations: {lack}")
+    check_truth(document, kind)
     checked = check_results(document, results, kind, source=source)
     category_ids = evaluated_categories(document, kind)
     evaluator = build_evaluator(document, results, checked, limits, source, sigmas=sigmas)
@@ -207,6 +204,18 @@ def check_document(document: Document) -> None:
                 f"annotations: {len(twice)} ids occur twice in '{name}', the first is {twice[0]!r}; "
                 "run groundup data check"
             )
+
+
+def check_truth(document: Document, kind: Kind) -> None:
+    """Refuse annotations by which results of this kind cannot be scored.
+
+    Raises:
+        DataError: as `check_document`; annotations that `lacks_truth` finds wanting.
+    """
+    check_document(document)
+    lack = lacks_truth(document, kind)
+    if lack is not None:
+        raise DataError(f"annotations: {lack}")
 
 
 def lacks_truth(document: Document, kind: Kind) -> str | None:

@@ -10,9 +10,8 @@ from groundup.errors import DataError
 from groundup.metrics.coco_ap import (
     STANDARD_LIMIT,
     build_evaluator,
-    check_document,
+    check_truth,
     evaluated_categories,
-    lacks_truth,
 )
 from groundup.metrics.results import Document, Kind, Result, check_results
 
@@ -54,10 +53,7 @@ def tell_errors_apart(
         DataError: results or annotations that cannot be scored; annotations without an instance; keypoints
             of several categories, between which the evaluator compares boxes and not keypoints.
     """
-    check_document(document)
-    lack = lacks_truth(document, kind)
-    if lack is not None:
-        raise DataError(f"annotations: {lack}")
+    check_truth(document, kind)
     categories = evaluated_categories(document, kind)
     if kind == "keypoints" and len(categories) > 1:
         raise DataError(

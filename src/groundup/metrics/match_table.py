@@ -27,9 +27,8 @@ from pycocotools import mask as coco_mask
 from groundup.errors import DataError
 from groundup.metrics.coco_ap import (
     STANDARD_LIMIT,
-    check_document,
+    check_truth,
     evaluated_categories,
-    lacks_truth,
     standard_sigmas,
 )
 from groundup.metrics.results import Document, Kind, Result, check_results
@@ -131,10 +130,7 @@ def build_match_table(
     limit = STANDARD_LIMIT[kind] if max_detections is None else max_detections
     if limit < 1:
         raise DataError(f"max_detections must be at least 1, got {limit}")
-    check_document(document)
-    lack = lacks_truth(document, kind)
-    if lack is not None:
-        raise DataError(f"annotations: {lack}")
+    check_truth(document, kind)
     checked = check_results(document, results, kind, source=source)
     category_ids = np.array(evaluated_categories(document, kind), dtype=np.int64)
     image_ids = np.array(sorted(image["id"] for image in document["images"]), dtype=np.int64)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from groundup.errors import DataError
-from groundup.metrics.coco_ap import check_document, lacks_truth
+from groundup.metrics.coco_ap import check_truth
 from groundup.metrics.results import CheckedResults, Document, Result, check_results
 
 VocMetric: TypeAlias = Literal["voc2007", "voc2012"]
@@ -121,10 +121,7 @@ def voc_ap(
     """
     if not thresholds or not all(0 < one <= 1 for one in thresholds):
         raise DataError(f"VOC's overlap thresholds must lie in 0 (excluded) .. 1, got {list(thresholds)}")
-    check_document(document)
-    lack = lacks_truth(document, "bbox")
-    if lack is not None:
-        raise DataError(f"annotations: {lack}")
+    check_truth(document, "bbox")
     checked = check_results(document, results, "bbox", source=source)
     rising = tuple(sorted(set(thresholds)))
     categories = tuple(
